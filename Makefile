@@ -1,0 +1,55 @@
+# The verbs of the README. `make quickstart` and `make test` install everything they need into .venv first.
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed.stamp
+UNFINISHED := $(VENV)/install.unfinished
+# What an installation depends on: the two files that pin it and the folder that the editable install points to.
+WANTED := $(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')-$(CURDIR)
+MODEL ?= runs/quickstart/model
+CLIPS ?= $(wildcard runs/quickstart/videos/test)
+PYTEST_ARGS ?=
+
+.PHONY: quickstart test lint bench demo frame-order towers clean install
+
+quickstart: install  ## narrated toy videos -> corpus -> training -> scores -> a model folder (QUICK=1: a smoke run)
+	$(BIN)/cosmo quickstart $(if $(QUICK),--quick)
+
+test: lint  ## what CI runs: format, lint, types, tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(PYTEST_ARGS)
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: install  ## speeds of the parts on this machine
+	set -e; for file in benchmarks/bench_*.py; do $(BIN)/python $$file; done
+
+demo: install  ## the Gradio page on the quickstart's model (MODEL=DIR, CLIPS=DIR)
+	$(BIN)/cosmo demo --model $(MODEL) $(if $(CLIPS),--clips $(CLIPS))
+
+frame-order: install  ## trains the second model, without frame positions, and completes results.json
+	$(BIN)/cosmo quickstart --frame-order
+
+towers: install  ## trains the toy towers again from nothing (hours on 2 cores)
+	$(BIN)/cosmo toy towers --output runs/towers
+
+# Safe twice in a row: nothing happens while the stamp says what is wanted. Safe after a kill: the stamp is written
+# last, and an installation that never came to its end is started from an empty environment.
+install:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "CosMo needs Python 3.11 or newer, '$(PYTHON)' is not: name one with make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@if [ "$$(cat $(STAMP) 2>/dev/null)" != "$(WANTED)" ] || ! $(BIN)/python -c '' 2>/dev/null; then \
+	  set -e; rm -f $(STAMP); \
+	  if [ -e $(UNFINISHED) ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	    $(PYTHON) -m venv --clear $(VENV); \
+	  fi; \
+	  touch $(UNFINISHED); \
+	  $(BIN)/python -m pip install -c constraints.txt -e '.[all]' || { rm -f $(UNFINISHED); exit 1; }; \
+	  printf '%s\n' "$(WANTED)" > $(STAMP).new; rm -f $(UNFINISHED); mv $(STAMP).new $(STAMP); \
+	fi
+
+clean:  ## removes the environment, caches and runs
+	rm -rf $(VENV) runs build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage htmlcov
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
