@@ -1,6 +1,6 @@
 # The verbs of the README. `make quickstart` and `make test` install everything they need into .venv first.
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
-VENV ?= .venv
+VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 UNFINISHED := $(VENV)/install.unfinished
@@ -13,7 +13,7 @@ PYTEST_ARGS ?=
 .PHONY: quickstart test lint bench demo frame-order towers clean install
 
 quickstart: install  ## narrated toy videos -> corpus -> training -> scores -> a model folder (QUICK=1: a smoke run)
-	$(BIN)/cosmo quickstart $(if $(QUICK),--quick)
+	$(BIN)/cosmo quickstart $(if $(filter-out 0,$(QUICK)),--quick)
 
 test: lint  ## what CI runs: format, lint, types, tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(PYTEST_ARGS)
