@@ -1,0 +1,297 @@
+"""The demo's page: caption a clip, caption it after examples, find clips by text.
+
+    python app.py --model DIR [--clips DIR] [--port N]
+
+Without arguments the environment variables COSMO_MODEL and COSMO_CLIPS are read, which is how a Space is set up.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before gradio is imported
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import gradio as gr
+
+
+if TYPE_CHECKING or __package__:
+    from demo.engine import Captioner, ClipIndex, Demonstration
+    from demo.media import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Limits, Medium, frame_strip, read_medium, read_parts
+else:
+    from engine import Captioner, ClipIndex, Demonstration
+    from media import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Limits, Medium, frame_strip, read_medium, read_parts
+
+
+MAX_QUEUE = 16
+"""People waiting; the next one is told that the page is busy."""
+MAX_INDEXED_FILES = 500
+INDEX_PART_S = 4.0
+"""Videos are searched in parts of at most this length, in seconds."""
+NUM_RESULTS = 12
+SESSION_S = 3600
+"""Uploads and examples are forgotten after this time, in seconds."""
+
+SYSTEM_FONTS = ["ui-sans-serif", "system-ui", "sans-serif"]
+THEME = gr.themes.Soft(
+    primary_hue="indigo", neutral_hue="slate", font=SYSTEM_FONTS, font_mono=["ui-monospace", "monospace"]
+)
+CSS = """
+.gradio-container { max-width: 1080px !important; margin: 0 auto !important; }
+#title h1 { font-size: 1.9rem; margin-bottom: .1rem; letter-spacing: -.02em; }
+#title p { color: var(--body-text-color-subdued); margin-top: 0; }
+.answer textarea { font-size: 1.25rem !important; line-height: 1.5 !important; }
+.strip img { image-rendering: auto; object-fit: contain; }
+footer { display: none !important; }
+@media (max-width: 640px) { #title h1 { font-size: 1.5rem; } .gradio-container { padding: .6rem !important; } }
+"""
+
+
+def build_page(captioner: Captioner, index: ClipIndex | None, limits: Limits) -> gr.Blocks:
+    """The page over a loaded model.
+
+    Args:
+        captioner: The model.
+        index: Clips that can be searched; None where no folder of clips was given.
+        limits: What a visitor may send.
+    """
+    with gr.Blocks(title="CosMo", analytics_enabled=False, delete_cache=(SESSION_S, SESSION_S)) as page:
+        gr.Markdown(
+            "# CosMo\nDrop a clip or a picture and read what the model sees; teach it a style with examples; "
+            "find clips by a sentence.",
+            elem_id="title",
+        )
+        with gr.Tab("Caption", id="caption"):
+            _caption_tab(captioner, limits)
+        with gr.Tab("Few-shot", id="few-shot"):
+            _few_shot_tab(captioner, limits)
+        with gr.Tab("Search", id="search"):
+            _search_tab(index, limits)
+    return page
+
+
+def _caption_tab(captioner: Captioner, limits: Limits) -> None:
+    def run(path: str | None) -> Iterator[tuple[Any, str]]:
+        if path is None:
+            yield None, ""
+            return
+        medium = _read(path, captioner, limits)
+        yield frame_strip(medium), ""
+        for text in captioner.stream_caption(medium):
+            yield gr.skip(), text
+
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=1, min_width=320):
+            file = _drop_zone("Clip or picture", "caption-file", limits)
+        with gr.Column(scale=1, min_width=320):
+            answer = _answer("caption-answer")
+            strip = gr.Image(
+                label="What the model sees", interactive=False, buttons=[], height=180, elem_classes="strip"
+            )
+    _on(file.change, run, [file], [strip, answer])
+
+
+def _few_shot_tab(captioner: Captioner, limits: Limits) -> None:
+    def add(path: str | None, text: str, shown: list[Demonstration]) -> tuple[Any, ...]:
+        if path is None or not text.strip():
+            raise gr.Error("An example is a clip or picture together with its text.", print_exception=False)
+        if len(shown) >= limits.max_demonstrations:
+            raise gr.Error(f"At most {limits.max_demonstrations} examples; clear them first.", print_exception=False)
+        medium = _read(path, captioner, limits)
+        grown = [*shown, Demonstration(medium=medium, text=_checked_text(text, limits))]
+        return grown, _gallery_of(grown), None, ""
+
+    def run(path: str | None, shown: list[Demonstration]) -> Iterator[str]:
+        if path is None:
+            yield ""
+            return
+        yield from captioner.stream_caption(_read(path, captioner, limits), shown)
+
+    examples = gr.State([], time_to_live=SESSION_S)
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=1, min_width=320):
+            gr.Markdown("### 1 · Show how it is done")
+            example_file = _drop_zone("Example", "example-file", limits)
+            example_text = gr.Textbox(
+                label="Its text", max_length=limits.max_text_chars, max_lines=3, elem_id="example-text"
+            )
+            with gr.Row():
+                add_button = gr.Button("Add example", variant="primary", elem_id="add-example", min_width=120)
+                clear_button = gr.Button("Clear", elem_id="clear-examples", min_width=80)
+        with gr.Column(scale=1, min_width=320):
+            gr.Markdown("### 2 · A new clip")
+            file = _drop_zone("Clip or picture", "few-shot-file", limits)
+            again = gr.Button("Caption with the examples", variant="primary", elem_id="few-shot-run")
+            answer = _answer("few-shot-answer")
+    gallery = gr.Gallery(
+        label="Examples, in order",
+        columns=2,
+        height="auto",
+        object_fit="contain",
+        buttons=[],
+        elem_id="examples",
+        interactive=False,
+    )
+    _on(add_button.click, add, [example_file, example_text, examples], [examples, gallery, example_file, example_text])
+    _on(clear_button.click, lambda: ([], []), [], [examples, gallery])
+    _on(file.upload, run, [file, examples], [answer])
+    _on(again.click, run, [file, examples], [answer])
+
+
+def _search_tab(index: ClipIndex | None, limits: Limits) -> None:
+    if index is None:
+        gr.Markdown("No clips to search: start the demo with `--clips FOLDER`.")
+        return
+
+    def run(text: str) -> list[tuple[Any, str]]:
+        if not text.strip():
+            raise gr.Error("Describe the clip that you look for.", print_exception=False)
+        return index.search(_checked_text(text, limits), NUM_RESULTS)
+
+    with gr.Row(equal_height=True):
+        query = gr.Textbox(
+            label=f"Search {len(index.names)} clips",
+            placeholder="what happens in the clip?",
+            max_length=limits.max_text_chars,
+            max_lines=1,
+            scale=4,
+            min_width=220,
+            elem_id="query",
+        )
+        button = gr.Button("Search", variant="primary", scale=1, min_width=100, elem_id="search-run")
+    gallery = gr.Gallery(
+        label="Nearest first",
+        columns=3,
+        height="auto",
+        object_fit="contain",
+        buttons=[],
+        elem_id="results",
+        interactive=False,
+    )
+    _on(button.click, run, [query], [gallery])
+    _on(query.submit, run, [query], [gallery])
+
+
+def _drop_zone(label: str, elem_id: str, limits: Limits) -> gr.File:
+    suffixes = [*VIDEO_SUFFIXES, *PICTURE_SUFFIXES]
+    note = f"{label} (up to {limits.max_file_bytes >> 20} MB, {limits.max_duration_s / 60:.0f} min)"
+    return gr.File(label=note, file_types=suffixes, type="filepath", height=170, elem_id=elem_id)
+
+
+def _answer(elem_id: str) -> gr.Textbox:
+    return gr.Textbox(
+        label="Caption", lines=2, interactive=False, elem_id=elem_id, elem_classes="answer", placeholder="..."
+    )
+
+
+def _on(event: Callable[..., Any], function: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> None:
+    """Binds an event; whatever uses the model takes its turn, and nothing is offered as an outside API."""
+    event(
+        function,
+        inputs,
+        outputs,
+        concurrency_id="model",
+        concurrency_limit=1,
+        api_visibility="private",
+        show_progress="minimal",
+    )
+
+
+def _read(path: str, captioner: Captioner, limits: Limits) -> Medium:
+    try:
+        return read_medium(Path(path), captioner.num_frames, limits)
+    except (ValueError, OSError) as error:
+        raise gr.Error(str(error), print_exception=False) from None
+
+
+def _checked_text(text: str, limits: Limits) -> str:
+    """The text on one line, refused where it is over the limit (the page's own check can be passed by)."""
+    line = " ".join(text.split())
+    if len(line) > limits.max_text_chars:
+        raise gr.Error(f"At most {limits.max_text_chars} characters, please.", print_exception=False)
+    return line
+
+
+def _gallery_of(shown: list[Demonstration]) -> list[tuple[Any, str]]:
+    return [(frame_strip(demonstration.medium, max_frames=3), demonstration.text) for demonstration in shown]
+
+
+def index_folder(captioner: Captioner, folder: Path) -> ClipIndex:
+    """Reads and embeds the videos of a folder and its subfolders, telling of those that cannot be read.
+
+    Raises:
+        ValueError: The folder is missing or holds no readable video.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"--clips {folder} is no folder")
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+    if len(files) > MAX_INDEXED_FILES:
+        print(f"{folder} holds {len(files)} videos; the first {MAX_INDEXED_FILES} can be searched", flush=True)
+
+    def parts() -> Iterator[Medium]:
+        for file in files[:MAX_INDEXED_FILES]:
+            try:
+                yield from read_parts(file, captioner.num_frames, part_s=INDEX_PART_S)
+            except ValueError as error:
+                print(f"left out: {error}", file=sys.stderr, flush=True)
+
+    print(f"reading {min(len(files), MAX_INDEXED_FILES)} videos of {folder} for the search", flush=True)
+    index = ClipIndex(captioner, parts())
+    if not index.names:
+        raise ValueError(f"--clips {folder} holds no readable video")
+    return index
+
+
+def serve(model: str, *, port: int | None = None, clips: Path | None = None) -> None:
+    """Serves the page until interrupted, and prints its address once it answers.
+
+    Args:
+        model: A saved model folder or a repository of the Hub; its code is run.
+        port: Where to serve; None: the first free one from 7860 on.
+        clips: A folder of videos for the search.
+
+    Raises:
+        OSError: The port is taken, or the model cannot be found.
+        ValueError: The model or the folder of clips cannot be used.
+    """
+    captioner = Captioner.load(model)
+    limits = Limits()
+    page = build_page(captioner, index_folder(captioner, clips) if clips else None, limits)
+    page.queue(max_size=MAX_QUEUE, default_concurrency_limit=1, api_open=False)
+    _, url, _ = page.launch(
+        server_port=port,
+        max_file_size=limits.max_file_bytes,
+        state_session_capacity=100,
+        theme=THEME,
+        css=CSS,
+        ssr_mode=False,
+        share=False,
+        footer_links=[],
+        quiet=True,
+        prevent_thread_lock=True,
+    )
+    print(f"CosMo's demo serves at {url}", flush=True)
+    page.block_thread()
+
+
+def main() -> None:
+    """Reads arguments or environment, and serves."""
+    parser = argparse.ArgumentParser(description="CosMo's demo")
+    parser.add_argument("--model", default=os.environ.get("COSMO_MODEL"), help="model folder or repository")
+    parser.add_argument("--clips", type=Path, default=os.environ.get("COSMO_CLIPS"), help="folder of videos to search")
+    parser.add_argument("--port", type=int)
+    arguments = parser.parse_args()
+    if not arguments.model:
+        parser.error("name a model: --model DIR, or the environment variable COSMO_MODEL")
+    try:
+        serve(arguments.model, port=arguments.port, clips=arguments.clips)
+    except (OSError, ValueError) as error:
+        parser.exit(1, f"error: {' '.join(str(error).split())}\n")
+
+
+if __name__ == "__main__":
+    main()

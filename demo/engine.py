@@ -1,0 +1,181 @@
+"""What the page does with the model: captions, captions after demonstrations, search by text.
+
+Only the public face of a saved model is used, so that any CosMo folder or repository works, with or without the
+project installed.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor, StoppingCriteria, TextIteratorStreamer
+
+
+if TYPE_CHECKING or __package__:
+    from demo.media import Medium, frame_strip
+else:
+    from media import Medium, frame_strip
+
+
+DEFAULT_NUM_FRAMES = 6
+MAX_NEW_TOKENS = 48
+EMBED_BATCH = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demonstration:
+    """A medium together with the text that it should have."""
+
+    medium: Medium
+    """The clip or picture."""
+    text: str
+    """Its caption."""
+
+
+class Captioner:
+    """A model and its processor, ready to caption and to embed.
+
+    Args:
+        model: A `CosmoForConditionalGeneration`, from whichever copy of its code.
+        processor: Its processor.
+    """
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model = model.eval()
+        self.processor = processor
+        self.num_frames: int = getattr(model.config, "max_frames", 0) or DEFAULT_NUM_FRAMES
+
+    @classmethod
+    def load(cls, path_or_id: str) -> "Captioner":
+        """Loads a saved folder or a repository of the Hub, running the code that lies in it.
+
+        Raises:
+            OSError: There is no such folder or repository, or a file of it is missing.
+            ValueError: It is no CosMo model.
+        """
+        processor = AutoProcessor.from_pretrained(path_or_id, trust_remote_code=True)
+        model: Any = AutoModelForImageTextToText.from_pretrained(path_or_id, trust_remote_code=True)
+        return cls(model.to("cuda" if torch.cuda.is_available() else "cpu"), processor)
+
+    def caption(self, medium: Medium, demonstrations: Sequence[Demonstration] = ()) -> str:
+        """The whole caption of a medium, greedily decoded."""
+        text = ""
+        for text in self.stream_caption(medium, demonstrations):  # noqa: B007  the last one is the whole
+            pass
+        return text
+
+    def stream_caption(self, medium: Medium, demonstrations: Sequence[Demonstration] = ()) -> Iterator[str]:
+        """The caption as it grows: each item is all of it so far. Decoding stops when nobody listens any more.
+
+        Args:
+            medium: What is to be captioned.
+            demonstrations: Examples in front of it, in this order.
+        """
+        text = self.processor.interleave([shown.text for shown in demonstrations], prompt="")
+        media = [shown.medium for shown in demonstrations] + [medium]
+        inputs = self.processor(text=[text], videos=[[list(part.frames) for part in media]], return_tensors="pt")
+        inputs = inputs.to(self.model.device)
+        streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        worker = _Generation(self.model, streamer, inputs)
+        worker.start()
+        grown = ""
+        try:
+            for piece in streamer:
+                grown += piece
+                yield grown.strip()
+        finally:
+            worker.unwanted.set()
+            worker.join()
+        if worker.error is not None:
+            raise worker.error
+        yield grown.strip()
+
+    @torch.inference_mode()
+    def embed_media(self, media: Sequence[Medium]) -> torch.Tensor:
+        """Embeddings of media in the shared space, unit length: (N, E), on the CPU."""
+        text = [self.processor.interleave([], prompt="")] * len(media)
+        videos = [[list(medium.frames)] for medium in media]
+        inputs = self.processor(text=text, videos=videos, return_tensors="pt").to(self.model.device)
+        pixels = {name: inputs[name] for name in ("pixel_values", "media_mask") if name in inputs}
+        return self.model.get_video_features(**pixels).pooler_output.float().cpu()
+
+    @torch.inference_mode()
+    def embed_text(self, text: str) -> torch.Tensor:
+        """Embedding of a sentence in the shared space, unit length: (E,), on the CPU."""
+        inputs = self.processor(text=[text], return_tensors="pt").to(self.model.device)
+        features = self.model.get_text_features(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        return features.pooler_output[0].float().cpu()
+
+
+class ClipIndex:
+    """Clips with their embeddings, searched by a sentence's. Of the clips themselves only small pictures are kept.
+
+    Args:
+        captioner: Makes the embeddings.
+        media: The clips, in a fixed order; read as they are needed.
+    """
+
+    def __init__(self, captioner: Captioner, media: Iterable[Medium]) -> None:
+        self.captioner = captioner
+        self.names: list[str] = []
+        self.strips: list[Image.Image] = []
+        rows = []
+        for batch in _batches(media, EMBED_BATCH):
+            rows.append(captioner.embed_media(batch))
+            self.names += [medium.name for medium in batch]
+            self.strips += [frame_strip(medium, height_px=120, max_frames=3) for medium in batch]
+        self.embeddings = torch.cat(rows) if rows else torch.empty(0, 0)  # (N, E)
+
+    def search(self, text: str, num_results: int) -> list[tuple[Image.Image, str]]:
+        """The nearest clips, nearest first: frames in a strip, and the clip's name with its cosine similarity."""
+        similarities = self.embeddings @ self.captioner.embed_text(text)  # (N,)
+        best = similarities.topk(min(num_results, len(self.names)))
+        return [
+            (self.strips[index], f"{self.names[index]} · {value:.2f}")
+            for value, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
+
+
+def _batches(media: Iterable[Medium], size: int) -> Iterator[list[Medium]]:
+    iterator = iter(media)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+class _Generation(Thread):
+    """`generate` in a thread of its own, feeding a streamer; keeps its error for the listener."""
+
+    def __init__(self, model: Any, streamer: TextIteratorStreamer, inputs: Any) -> None:
+        super().__init__(daemon=True)
+        self.model, self.streamer, self.inputs = model, streamer, inputs
+        self.unwanted = Event()
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            with torch.inference_mode():
+                self.model.generate(
+                    **self.inputs,
+                    streamer=self.streamer,
+                    do_sample=False,
+                    num_beams=1,
+                    max_new_tokens=MAX_NEW_TOKENS,
+                    stopping_criteria=[_StopWhen(self.unwanted)],
+                )
+        except Exception as error:
+            self.error = error
+            self.streamer.end()
+
+
+class _StopWhen(StoppingCriteria):
+    """Stops generation once an event is set."""
+
+    def __init__(self, event: Event) -> None:
+        self.event = event
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        return torch.full((input_ids.shape[0],), self.event.is_set(), device=input_ids.device, dtype=torch.bool)

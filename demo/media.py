@@ -1,0 +1,188 @@
+"""Reading what a person drops on the page: a clip or picture becomes a few frames, or one clear line says why not."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".gif")
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+KEPT_SIDE_PX = 448
+"""Frames are kept no larger than this on their longer side: every tower sees fewer pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a stranger may send."""
+
+    max_file_bytes: int = 50 * 2**20
+    """Length of an upload."""
+    max_duration_s: float = 300.0
+    """Length of a clip, in seconds."""
+    max_side_px: int = 4096
+    """Longer side of a picture or frame."""
+    max_text_chars: int = 300
+    """Length of a demonstration's text or of a query."""
+    max_demonstrations: int = 8
+    """Demonstrations in front of one caption."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Medium:
+    """A clip or a picture, as the model gets it."""
+
+    name: str
+    """File name, with the stretch of it where it is a part."""
+    frames: tuple[Image.Image, ...]
+    """RGB frames in the order of time; one for a picture."""
+
+
+def read_medium(path: Path, num_frames: int, limits: Limits | None) -> Medium:
+    """Reads a clip or a picture.
+
+    Args:
+        path: The file.
+        num_frames: Frames of a clip: what is seen in the middle of each of that many equal parts.
+        limits: What is refused; None for files of one's own.
+
+    Raises:
+        ValueError: The file is neither, is damaged, or is over a limit; the message is fit for the page.
+        OSError: The file cannot be opened.
+    """
+    num_bytes = path.stat().st_size
+    if limits and num_bytes > limits.max_file_bytes:
+        raise ValueError(
+            f"{path.name} has {num_bytes / 2**20:.0f} MB; at most {limits.max_file_bytes >> 20} MB, please"
+        )
+    picture = _read_picture(path, limits)
+    if picture is not None:
+        return Medium(name=path.name, frames=(picture,))
+    return Medium(name=path.name, frames=tuple(read_parts(path, num_frames, limits=limits)[0].frames))
+
+
+def read_parts(
+    path: Path, num_frames: int, *, limits: Limits | None = None, part_s: float | None = None
+) -> list[Medium]:
+    """Reads a video as consecutive parts of equal length.
+
+    Args:
+        path: A video file.
+        num_frames: Frames of each part.
+        limits: What is refused; None for files of one's own.
+        part_s: Longest length of a part, in seconds; None: the whole video is one part.
+
+    Raises:
+        ValueError: The file is no video, is damaged, or is over a limit.
+    """
+    av = _import_av()
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ValueError(f"{path.name} has sound but no picture")
+            duration_s = _duration_s(container, path, limits)
+            num_parts = 1 if part_s is None else max(1, -int(-duration_s // part_s))
+            total = num_parts * num_frames
+            frames = _frames_at(container, [(index + 0.5) * duration_s / total for index in range(total)])
+    except av.error.FFmpegError as error:
+        raise ValueError(f"{path.name} cannot be read as a video or picture ({error.strerror})") from None
+    if not frames:
+        raise ValueError(f"{path.name} holds no frames")
+    step_s = duration_s / num_parts
+    names = [f"{path.name} {_clock(part * step_s)}-{_clock((part + 1) * step_s)}" for part in range(num_parts)]
+    return [
+        Medium(name=name if num_parts > 1 else path.name, frames=tuple(frames[part * num_frames :][:num_frames]))
+        for part, name in enumerate(names)
+    ]
+
+
+def frame_strip(medium: Medium, height_px: int = 160, max_frames: int = 6) -> Image.Image:
+    """The frames side by side, as the model saw them; evenly chosen where there are more than `max_frames`."""
+    step = max(1.0, len(medium.frames) / max_frames)
+    chosen = [medium.frames[int(index * step)] for index in range(min(max_frames, len(medium.frames)))]
+    small = [frame.resize((max(1, round(frame.width * height_px / frame.height)), height_px)) for frame in chosen]
+    gap_px = 4
+    strip = Image.new("RGB", (sum(frame.width for frame in small) + gap_px * (len(small) - 1), height_px), "white")
+    left = 0
+    for frame in small:
+        strip.paste(frame, (left, 0))
+        left += frame.width + gap_px
+    return strip
+
+
+def _read_picture(path: Path, limits: Limits | None) -> Image.Image | None:
+    """The picture in a file, upright; None where it is none, or is animated."""
+    try:
+        with Image.open(path) as picture:
+            if getattr(picture, "n_frames", 1) > 1:
+                return None
+            _check_size(path.name, picture.size, limits)
+            return _shrink(ImageOps.exif_transpose(picture).convert("RGB"))
+    except UnidentifiedImageError:
+        return None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path.name} is a damaged picture ({error})") from None
+
+
+def _duration_s(container: Any, path: Path, limits: Limits | None) -> float:
+    """Length of the pictures in seconds, from the header where it says so, else by counting."""
+    stream = container.streams.video[0]
+    _check_size(path.name, (stream.width, stream.height), limits)
+    if stream.duration is not None:
+        duration_s = float(stream.duration * stream.time_base)
+    elif container.duration is not None:
+        duration_s = container.duration / 1e6
+    else:
+        ends = [
+            float((packet.pts + (packet.duration or 0)) * packet.time_base)
+            for packet in container.demux(stream)
+            if packet.pts
+        ]
+        duration_s = max(ends, default=0.0)
+        container.seek(0)
+    if limits and duration_s > limits.max_duration_s:
+        raise ValueError(f"{path.name} lasts {duration_s:.0f} s; at most {limits.max_duration_s:.0f} s, please")
+    return duration_s
+
+
+def _frames_at(container: Any, times_s: Sequence[float]) -> list[Image.Image]:
+    """What a viewer sees at ascending times, counted from the first frame; past the end that is the last frame."""
+    stream = container.streams.video[0]
+    stream.thread_type = "AUTO"
+    found: list[Image.Image] = []
+    shown, origin_s = None, None
+    for frame in container.decode(stream):
+        frame_s = frame.time if frame.time is not None else 0.0
+        origin_s = frame_s if origin_s is None else origin_s
+        while shown is not None and len(found) < len(times_s) and times_s[len(found)] < frame_s - origin_s - 1e-6:
+            found.append(_shrink(shown.to_image()))
+        if len(found) == len(times_s):
+            return found
+        shown = frame
+    if shown is None:
+        return []
+    return found + [_shrink(shown.to_image())] * (len(times_s) - len(found))
+
+
+def _check_size(name: str, size: tuple[int, int], limits: Limits | None) -> None:
+    if limits and max(size) > limits.max_side_px:
+        raise ValueError(f"{name} is {size[0]} x {size[1]} pixels; at most {limits.max_side_px} a side, please")
+
+
+def _shrink(picture: Image.Image) -> Image.Image:
+    picture.thumbnail((KEPT_SIDE_PX, KEPT_SIDE_PX))
+    return picture
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds // 60)}:{seconds % 60:04.1f}"
+
+
+def _import_av() -> Any:
+    try:
+        import av
+    except ImportError:
+        raise ValueError("reading clips needs PyAV: pip install av") from None
+    return av
