@@ -1,0 +1,172 @@
+"""The tree keeps its promises: data flows one way, the model runs from the Hub, no file knows the machine it is on."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+
+ROOT = Path(__file__).parents[1]
+MAY_IMPORT: dict[str, set[str]] = {  # package -> packages of the project that it may use
+    "modeling_cosmo": set(),
+    "dataset_builder": set(),
+    "training": {"modeling_cosmo", "dataset_builder"},
+    "demo": {"modeling_cosmo"},
+}
+HUB_PROVIDES = {"torch", "transformers", "numpy", "PIL", "huggingface_hub", "safetensors"} | set(
+    sys.stdlib_module_names
+)
+CONVERTER = "convert_cosmo_checkpoint"  # loaded by no saved model
+
+
+def modules_of(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def tracked_files() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout: the files of the project cannot be told from others")
+    return [ROOT / name for name in listed.stdout.decode().split("\0") if name and (ROOT / name).is_file()]
+
+
+def imports(tree: ast.AST, *, optional: bool) -> set[str]:
+    """Packages imported absolutely; without `optional`, those inside `try:` do not count, as for the Hub's loader."""
+    guarded = {inner for node in ast.walk(tree) if isinstance(node, ast.Try) for inner in ast.walk(node)}
+    found = set()
+    for node in ast.walk(tree):
+        if not optional and node in guarded:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_data_flows_one_way(package):
+    modules = modules_of(package)
+    assert modules, f"{package}/ holds no Python file"
+    for path in modules:
+        used = imports(ast.parse(path.read_text()), optional=True)
+        wrong = used & {*MAY_IMPORT, "cosmo_cli", "tests"} - MAY_IMPORT[package] - {package}
+        assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}, which lies downstream"
+
+
+def test_the_walk_over_imports_sees_a_wrong_arrow():
+    source = "def late():\n    try:\n        from training.loss import x\n    except ImportError:\n        import av\n"
+    assert imports(ast.parse(source), optional=True) == {"training", "av"}
+    assert imports(ast.parse(source), optional=False) == set()
+
+
+@pytest.mark.parametrize("path", modules_of("modeling_cosmo"), ids=lambda path: path.name)
+def test_model_code_can_be_loaded_from_the_hub(path):
+    """transformers copies a flat folder, and finds its files by a regular expression over `from .name import`."""
+    assert path.parent == ROOT / "modeling_cosmo", "the folder is flat"
+    assert path.stem in ("__init__", "__main__", CONVERTER) or path.stem.endswith("_cosmo"), "files are *_cosmo.py"
+    source = path.read_text()
+    tree = ast.parse(source)
+    if path.stem != CONVERTER:
+        demanded = imports(tree, optional=False) - HUB_PROVIDES
+        assert not demanded, f"a user of the Hub would have to install {sorted(demanded)}"
+    relative = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level > 0]
+    assert all(node.level == 1 and node.module and "." not in node.module for node in relative), (
+        "only `from .name import x` is found: no `from . import x`, no parent, no subfolder"
+    )
+    scanned = set(re.findall(r"^\s*(?:from|import)\s+\.(\S*)", source, flags=re.MULTILINE))
+    assert scanned == {node.module for node in relative}, "a line of prose looks like a relative import"
+    for node in relative:
+        assert (ROOT / "modeling_cosmo" / f"{node.module}.py").is_file()
+        assert node.module != CONVERTER or path.stem == "__init__", "no loaded file imports the converter"
+
+
+def test_no_module_is_called_utils():
+    named = [path for package in MAY_IMPORT for path in modules_of(package) if path.stem in ("utils", "helpers")]
+    assert not named, "a file is named after its one idea"
+
+
+def test_special_tokens_stand_in_one_file():
+    token = "<|endofchunk|" + ">"
+    code = [path for package in MAY_IMPORT for path in modules_of(package)]
+    holders = {path.relative_to(ROOT).as_posix() for path in code for text in literals(path) if token in text}
+    assert holders <= {"modeling_cosmo/tokens_cosmo.py"}
+
+
+def literals(path: Path) -> list[str]:
+    """String constants of a file that are no docstrings."""
+    tree = ast.parse(path.read_text())
+    prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    constants = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in prose]
+    return [node.value for node in constants if isinstance(node.value, str)]
+
+
+MACHINE = re.compile(  # put together from pieces, or this file would name them
+    "|".join(
+        [
+            r"(?<![\w.])/(?:work|root|home/\w+|Users/\w+)/",
+            r"\.\./" + "shared",
+            r"--(?:extra-)?index-" + "url",
+            "file:" + "//",
+            r"find-" + "links",
+        ]
+    )
+)
+
+
+def test_no_file_knows_the_machine_it_was_written_on():
+    for path in tracked_files():
+        name = path.relative_to(ROOT).as_posix()
+        if name in (".ci/run", "tests/test_architecture.py"):
+            continue
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        found = MACHINE.search(text)
+        assert found is None, f"{name} names {found and found[0]!r}"
+
+
+def run_python(code: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize("module", ["cosmo_cli", "dataset_builder", "training"])
+def test_importing_a_package_does_not_load_torch(module):
+    assert run_python(f"import sys, {module}; print('torch' in sys.modules)").strip() == "False"
+
+
+def test_the_package_needs_what_it_declares():
+    """Each folder's third-party imports stand in its extra (or in one that this extra includes)."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = {"PIL": "pillow", "yaml": "pyyaml"}
+
+    def declared(extra: str) -> set[str]:
+        found = set()
+        for requirement in project["optional-dependencies"][extra]:
+            own = re.fullmatch(r"cosmo-vlm\[(.+)\]", requirement)
+            names = own[1].split(",") if own else []
+            found |= set().union(*map(declared, names)) if own else {re.match(r"[\w.-]+", requirement)[0].lower()}
+        return found
+
+    base = {re.match(r"[\w.-]+", requirement)[0].lower() for requirement in project["dependencies"]}
+    for package, extra in {
+        "modeling_cosmo": "model",
+        "dataset_builder": "data",
+        "training": "train",
+        "demo": "demo",
+    }.items():
+        siblings = {path.stem for path in modules_of(package)}
+        for path in modules_of(package):
+            used = imports(ast.parse(path.read_text()), optional=False)
+            foreign = used - set(sys.stdlib_module_names) - MAY_IMPORT.keys() - siblings
+            missing = {name for name in foreign if named.get(name, name).lower() not in base | declared(extra)}
+            assert not missing, f"{path.relative_to(ROOT)} needs {sorted(missing)}, which extra '{extra}' lacks"
