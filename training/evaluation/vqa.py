@@ -13,11 +13,11 @@ NUMBER_WORDS = {word: str(number) for number, word in enumerate(DIGITS.split())}
 ARTICLES = frozenset(("a", "an", "the"))
 # Short forms that are words themselves without the apostrophe (its, were, well, hell, shell, wed, ill) are left alone.
 SHORT_FORMS = """
-ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll how's i'm i've
-isn't it'd it'll ma'am mightn't might've mustn't must've needn't o'clock oughtn't shan't should've shouldn't somebody's
-someone's something's that'd that's there'd there're there's they'd they'll they're they've wasn't we've weren't what'll
-what're what's what've when's where'd where's where've who'd who'll who's who've why'll why're why's won't would've
-wouldn't y'all you'd you'll you're you've
+ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll how's i'm
+i've isn't it'd it'll ma'am mightn't might've mustn't must've needn't o'clock oughtn't shan't should've shouldn't
+somebody's someone's something's that'd that's there'd there're there's they'd they'll they're they've wasn't we've
+weren't what'll what're what's what've when's where'd where's where've who'd who'll who's who've why'll why're
+why's won't would've wouldn't y'all you'd you'll you're you've
 """
 CONTRACTIONS = {form.replace("'", ""): form for form in SHORT_FORMS.split()}
 SPACED_PUNCTUATION = re.compile(r"""[;/\[\]"{}()=+\\_\-><@`?!]""")

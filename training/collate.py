@@ -1,0 +1,42 @@
+"""Samples to the model's inputs. Axes: B batch, L text length, M media, F frames."""
+
+from typing import Any
+
+import torch
+
+from training.features import FrameReader
+from training.samples import Samples
+
+
+class Collator:
+    """Writes the placeholders through the processor, tokenises, pads on the right and adds what the model sees."""
+
+    def __init__(self, processor: Any, reader: FrameReader, max_length: int) -> None:
+        self.processor, self.reader, self.max_length = processor, reader, max_length
+
+    def __call__(self, samples: Samples) -> dict[str, torch.Tensor]:
+        """Arguments of the model's forward.
+
+        Returns:
+            `input_ids`, `attention_mask`, `labels` (B, L); `media_mask` (B, M, F), False for empty slots and for media
+            whose placeholder lies beyond `max_length`; `vision_features` or `pixel_values`.
+        """
+        tokens = self.processor.tokenizer(
+            [self.processor.interleave(captions) for captions in samples.captions],
+            padding=True,
+            padding_side="right",
+            truncation=True,
+            max_length=self.max_length,
+            return_tensors="pt",
+        )
+        ids, mask = tokens["input_ids"], tokens["attention_mask"]
+        shown = (ids == self.processor.visual_token_id).sum(dim=-1)  # (B,)
+        slots = torch.arange(samples.clips.shape[1])
+        media_mask = (slots < shown[:, None])[:, :, None].expand(samples.frames.shape)  # (B, M, F)
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "labels": self.processor.build_labels(ids, mask),
+            "media_mask": media_mask.contiguous(),
+            **self.reader.read(samples.clips, samples.frames),
+        }

@@ -1,0 +1,119 @@
+"""What the model sees of a clip: features of the frozen tower from a file, or pixels decoded on the spot.
+
+Axes: B batch, M media, F frames, P patches, N clips, K decoded frames per clip.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from training.clips import ClipTable, corpus_digest, decode_in_order
+from training.config import TrainingConfig
+from training.sampling import Indices
+
+
+FRAMES_PER_PASS = 512  # through the vision tower at once
+CACHE_FORMAT = "1"
+
+
+class FrameReader(Protocol):
+    """Gives the model's visual input for chosen frames of chosen clips."""
+
+    def read(self, clips: Indices, frames: Indices) -> dict[str, torch.Tensor]:
+        """Arguments of the forward.
+
+        Args:
+            clips: shape (B, M); -1 where there is no medium, any content may then stand there.
+            frames: which of a clip's K decoded frames, shape (B, M, F).
+        """
+
+
+class CachedFeatures:
+    """Reads the frozen tower's patch features from a float16 array of shape (N, K, P, D_v) on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.features = np.load(path, mmap_mode="r")
+
+    def read(self, clips: Indices, frames: Indices) -> dict[str, torch.Tensor]:
+        """`vision_features`, float16 (B, M, F, P, D_v)."""
+        num_choices = self.features.shape[1]
+        rows = clips.clip(min=0)[:, :, None] * num_choices + frames  # (B, M, F)
+        flat = self.features.reshape(-1, *self.features.shape[2:])
+        return {"vision_features": torch.from_numpy(flat[rows.ravel()].reshape(*rows.shape, *flat.shape[1:]))}
+
+
+class DecodedPixels:
+    """Decodes clips when they are asked for and prepares their frames for the vision tower."""
+
+    def __init__(self, table: ClipTable, processor: Any, num_choices: int) -> None:
+        self.table, self.processor, self.num_choices = table, processor, num_choices
+
+    def read(self, clips: Indices, frames: Indices) -> dict[str, torch.Tensor]:
+        """`pixel_values`, float32 (B, M, F, 3, H, W)."""
+        chosen = [
+            pixels_of(self.processor, self.table.decode([max(clip, 0)], self.num_choices)[0][picked])
+            for clip, picked in zip(clips.ravel().tolist(), frames.reshape(-1, frames.shape[-1]), strict=True)
+        ]
+        stacked = torch.stack(chosen)  # (B * M, F, 3, H, W)
+        return {"pixel_values": stacked.reshape(*clips.shape, *stacked.shape[1:])}
+
+
+def pixels_of(processor: Any, frames: NDArray[np.uint8]) -> torch.Tensor:
+    """Frames (F, 3, H, W), resized and normalised for the vision tower: float32 (F, 3, H', W')."""
+    prepared = processor.image_processor(list(frames), input_data_format="channels_first", return_tensors="pt")
+    return prepared["pixel_values"]
+
+
+def features_path(table: ClipTable, model: Any, processor: Any, config: TrainingConfig, folder: Path) -> Path:
+    """Where the features of a split lie; the name holds a hash of all that they depend on."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.get_vision_tower().state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().float().numpy().tobytes())
+    settings = {
+        "format": CACHE_FORMAT,
+        "corpus": corpus_digest(table.root, table.split),
+        "frames": config.num_frames * config.frame_choices,
+        "tower": model.config.vision_config.to_dict(),
+        "image_processor": processor.image_processor.to_dict(),
+        "patch_tokens": getattr(model.config, "patch_tokens", None),
+    }
+    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    return folder / f"features-{table.split}-{digest.hexdigest()[:16]}.npy"
+
+
+def write_features(path: Path, table: ClipTable, model: Any, processor: Any, config: TrainingConfig) -> None:
+    """Run the vision tower over every clip of the table; the file takes its name when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    num_frames = config.num_frames * config.frame_choices
+    output, done = None, 0
+    with tqdm(total=table.num_clips, desc=f"encoding {table.name}", unit="clip") as bar:
+        for group in decode_in_order(table, num_frames, config.preprocessing_num_workers):
+            pixels = torch.cat([pixels_of(processor, frames) for frames in group])
+            encoded = encode(model, pixels)  # (clips of the group * K, P, D_v)
+            if output is None:
+                shape = (table.num_clips, num_frames, *encoded.shape[1:])
+                output = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
+            output[done : done + len(group)] = encoded.numpy().reshape(len(group), *output.shape[1:])
+            done += len(group)
+            bar.update(len(group))
+    assert output is not None
+    output.flush()
+    partial.replace(path)
+
+
+def encode(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """Features of frames (N, 3, H, W) under the frozen tower, float16 (N, P, D_v) on the CPU."""
+    device = next(model.get_vision_tower().parameters()).device
+    with torch.no_grad():
+        parts = [
+            model.encode_frames(part[:, None, None].to(device))[:, 0, 0].half().cpu()
+            for part in pixels.split(FRAMES_PER_PASS)
+        ]
+    return torch.cat(parts)

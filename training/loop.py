@@ -1,0 +1,256 @@
+"""The training loop on Accelerate: one process or many, stopped and resumed as if it had never stopped."""
+
+import resource
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from tqdm import tqdm
+
+from training.batches import Batch, Batches
+from training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from training.clips import corpus_digest
+from training.config import SOURCES, TrainingConfig
+from training.optimization import build_optimizer, learning_rate_at, set_learning_rate, trainable_parameters
+from training.progress import LossWindow
+from training.run_folder import MetricsLog, check_same_run, open_run, replace_folder
+from training.setup import build_batches, build_model, describe_parameters, prepare_corpus
+
+
+class Interrupted(RuntimeError):
+    """The run was asked to stop and has saved where it stands."""
+
+
+def train(config: TrainingConfig, output: str | Path) -> Path:
+    """Train as configured and save model and processor; a folder that holds a part of the same run is continued.
+
+    Args:
+        config: what to do.
+        output: the run folder: config.yaml, environment.json, metrics.jsonl, checkpoints/, model/.
+
+    Returns:
+        `output/model`.
+
+    Raises:
+        ValueError: for a corpus or model that does not fit the config, or a folder that another config began.
+        Interrupted: after SIGTERM, once the step under way is saved.
+    """
+    output = Path(output)
+    check_same_run(output, config)
+    accelerator = build_accelerator(config)
+    checkpoints = list_checkpoints(output / "checkpoints")
+    if (output / "model").is_dir() and checkpoints and checkpoints[-1].name == f"step-{config.max_steps}":
+        accelerator.print(f"{output} is finished: {config.max_steps} steps, model in {output / 'model'}")
+        return output / "model"
+    run = Run(config, output, accelerator)
+    if checkpoints:
+        run.resume(checkpoints[-1])
+    with stop_request() as stop:
+        run.fit(stop)
+    return run.finish()
+
+
+def build_accelerator(config: TrainingConfig) -> Accelerator:
+    """Accelerate as the launcher set it up, in bfloat16 where configured and sensible."""
+    use_bf16 = config.bf16 if config.bf16 != "auto" else torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    active = [source for source in SOURCES if config.weight(source)]
+    # Batches without the contrastive loss leave its head without gradient.
+    head_idle = not all(config.contrastive(source) for source in active)
+    return Accelerator(
+        mixed_precision="bf16" if use_bf16 else "no",
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=head_idle)],
+    )
+
+
+class Run:
+    """One training run in its folder."""
+
+    def __init__(self, config: TrainingConfig, output: Path, accelerator: Accelerator) -> None:
+        self.config, self.output, self.accelerator = config, output, accelerator
+        set_seed(config.seed)
+        self.bare_model, self.processor = build_model(config)
+        self.bare_model.to(accelerator.device)
+        accelerator.print(describe_parameters(self.bare_model))
+        with accelerator.main_process_first():
+            corpus = prepare_corpus(config, output)
+        if accelerator.is_main_process:
+            open_run(output, config, corpus_digest(corpus, config.train_split))
+        accelerator.wait_for_everyone()
+        batches = lambda split: build_batches(
+            corpus, split, self.bare_model, self.processor, config, output, accelerator
+        )
+        self.batches = batches(config.train_split)
+        self.validation: Batches | None = batches(config.validation_split) if config.eval_steps else None
+        self.bare_optimizer = build_optimizer(self.bare_model, config)
+        self.model, self.optimizer = accelerator.prepare(self.bare_model, self.bare_optimizer)
+        self.window = LossWindow(list(self.batches.sources), accelerator.device)
+        self.step = 0
+
+    def resume(self, checkpoint: Path) -> None:
+        """Go on from a saved step."""
+        self.step, window = load_checkpoint(checkpoint, self.bare_model, self.bare_optimizer)
+        self.window.load(window)
+        self.accelerator.print(f"resuming after step {self.step}")
+
+    def fit(self, stop: dict[str, bool]) -> None:
+        """Train up to `max_steps`; once `stop["asked"]` is set, save and raise `Interrupted`."""
+        config = self.config
+        metrics = MetricsLog(self.output / "metrics.jsonl", self.step) if self.accelerator.is_main_process else None
+        stream = self.batches.starting_at(self.step * config.gradient_accumulation_steps)
+        clock = Clock()
+        self.model.train()
+        bar = tqdm(
+            total=config.max_steps, initial=self.step, unit="step", disable=not self.accelerator.is_main_process
+        )
+        while self.step < config.max_steps:
+            learning_rate = learning_rate_at(self.step, config)
+            gradient_norm, asked = self._optimizer_step(stream, learning_rate, stop, clock)
+            self.step += 1
+            bar.update()
+            last = self.step == config.max_steps
+            validate = self.validation is not None and (self.step % config.eval_steps == 0 or last)
+            if self.step % config.logging_steps == 0 or validate or last:
+                line = {"step": self.step, **self.window.close(self.accelerator)}
+                line |= {"learning_rate": learning_rate, "grad_norm": gradient_norm.item()}
+                bar.set_postfix(loss=f"{line['loss']:.3f}")
+                line |= self._validate() if validate else {}
+                if metrics:
+                    metrics.write(line | {"time": clock.read(self.accelerator.num_processes)})
+            if self.step % config.save_steps == 0 or last or asked:
+                self._save()
+            if asked and not last:
+                raise Interrupted(f"stopped after step {self.step}; the same command goes on from there")
+        bar.close()
+
+    def finish(self) -> Path:
+        """Write `model/`: weights, processor, code."""
+        folder = self.output / "model"
+        if self.accelerator.is_main_process:
+            with replace_folder(folder) as partial:
+                self.bare_model.save_pretrained(partial)
+                self.processor.save_pretrained(partial)
+        self.accelerator.wait_for_everyone()
+        return folder
+
+    def _optimizer_step(
+        self, stream: Iterator[Batch], learning_rate: float, stop: dict[str, bool], clock: "Clock"
+    ) -> tuple[torch.Tensor, bool]:
+        """One update; returns the gradient's norm before clipping and whether any process was asked to stop."""
+        config, asked = self.config, False
+        set_learning_rate(self.bare_optimizer, learning_rate)
+        # Random numbers follow from the step, so that a resumed run draws the same ones.
+        torch.manual_seed(config.seed * 1_000_003 + self.step * self.accelerator.num_processes + self.batches.rank)
+        norm = torch.zeros(())
+        for _ in range(config.gradient_accumulation_steps):
+            batch = next(stream)
+            with self.accelerator.accumulate(self.model):
+                loss, asked = self._losses(batch, stop)
+                self.accelerator.backward(loss)
+                if self.accelerator.sync_gradients:
+                    trained = trainable_parameters(self.bare_model).values()
+                    norm = self.accelerator.clip_grad_norm_(trained, config.max_grad_norm)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            clock.count(batch)
+        return norm, asked
+
+    def _losses(self, batch: Batch, stop: dict[str, bool]) -> tuple[torch.Tensor, bool]:
+        """This process's share of the global batch's loss, counted in the window.
+
+        The model's language loss is a mean over this process's tokens. Scaled by its share of all tokens it averages,
+        as DistributedDataParallel does, to the mean over all tokens; the contrastive loss is global already.
+        """
+        inputs = to_device(batch.inputs, self.accelerator.device)
+        share, asked = self._token_share(inputs["labels"], stop)
+        output = self.model(**inputs, compute_contrastive=batch.contrastive)
+        lm_loss = output.lm_loss * share
+        contrastive = output.contrastive_loss if batch.contrastive else None
+        weight = self.bare_model.config.contrastive_weight
+        loss = lm_loss if contrastive is None else lm_loss + weight * contrastive
+        self.window.add(batch.source, loss, lm_loss, contrastive)
+        return loss, asked
+
+    def _token_share(self, labels: torch.Tensor, stop: dict[str, bool]) -> tuple[float, bool]:
+        """Number of processes times this one's share of the counted tokens, and whether any was asked to stop."""
+        if self.accelerator.num_processes == 1:
+            return 1.0, stop["asked"]
+        here = torch.tensor([(labels[:, 1:] != -100).sum().item(), stop["asked"]], device=labels.device)
+        everywhere = self.accelerator.reduce(here.clone(), reduction="sum")
+        return float(self.accelerator.num_processes * here[0] / everywhere[0]), bool(everywhere[1])
+
+    def _validate(self) -> dict[str, Any]:
+        """Losses on the validation split, named `eval_...`, with nothing trained or counted."""
+        assert self.validation is not None
+        self.model.eval()
+        window, self.window = self.window, LossWindow(list(self.validation.sources), self.accelerator.device)
+        with torch.no_grad():
+            for batch in self.validation.validation():
+                self._losses(batch, {"asked": False})
+        losses = self.window.close(self.accelerator)
+        self.window = window
+        self.model.train()
+        return {f"eval_{name}": value for name, value in losses.items()}
+
+    def _save(self) -> None:
+        """Write a checkpoint from the first process."""
+        window = self.window.state(self.accelerator)
+        if self.accelerator.is_main_process:
+            folder, keep = self.output / "checkpoints", self.config.save_total_limit
+            save_checkpoint(folder, self.step, self.bare_model, self.bare_optimizer, window, keep)
+        self.accelerator.wait_for_everyone()
+
+
+class Clock:
+    """Time, throughput and memory since the last reading: what differs between equal runs."""
+
+    def __init__(self) -> None:
+        self.start, self.media = time.perf_counter(), 0
+
+    def count(self, batch: Batch) -> None:
+        """Note the media of a batch."""
+        self.media += int(batch.inputs["media_mask"].any(dim=-1).sum())
+
+    def read(self, num_processes: int) -> dict[str, float]:
+        """Seconds, clips (media) per second over all processes, and this process's peak memory in GiB."""
+        now = time.perf_counter()
+        seconds, clips = now - self.start, self.media * num_processes
+        self.start, self.media = now, 0
+        peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        reading = {"seconds": round(seconds, 3), "clips_per_s": round(clips / seconds, 1)}
+        reading["peak_memory_gb"] = round(peak_kib / 2**20, 3)
+        if torch.cuda.is_available():
+            reading["peak_device_memory_gb"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
+        return reading
+
+
+def to_device(inputs: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """Move a batch; half-precision features become float32 there, where autocast expects them."""
+    moved = {name: value.to(device, non_blocking=True) for name, value in inputs.items()}
+    return {name: value.float() if value.dtype == torch.float16 else value for name, value in moved.items()}
+
+
+@contextmanager
+def stop_request() -> Iterator[dict[str, bool]]:
+    """Notes SIGTERM in `["asked"]` instead of dying, while the block runs."""
+    request = {"asked": False}
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        request["asked"] = True
+
+    try:
+        before = signal.signal(signal.SIGTERM, note)
+    except ValueError:  # only the main thread may set a handler
+        yield request
+        return
+    try:
+        yield request
+    finally:
+        signal.signal(signal.SIGTERM, before)

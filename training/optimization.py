@@ -1,0 +1,44 @@
+"""AdamW without decay on vectors and scalars, and a cosine with linear warm-up."""
+
+import math
+
+import torch
+from torch import nn
+
+from training.config import TrainingConfig
+
+
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Name -> parameter for all that learns, in the model's order."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW whose decay reaches matrices only; norms, biases, gates and the temperature have fewer than two axes."""
+    parameters = trainable_parameters(model).values()
+    groups = [
+        {
+            "params": [parameter for parameter in parameters if parameter.ndim >= 2],
+            "weight_decay": config.weight_decay,
+        },
+        {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0},
+    ]
+    betas = (config.adam_beta1, config.adam_beta2)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
+
+
+def learning_rate_at(step: int, config: TrainingConfig) -> float:
+    """Learning rate of the optimizer step with this number, counted from 0.
+
+    It rises linearly over `warmup_steps` to `learning_rate` and falls on a cosine, reaching 0 at `max_steps`.
+    """
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, config.max_steps - config.warmup_steps)
+    return config.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Give every parameter group this learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate

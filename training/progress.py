@@ -1,0 +1,49 @@
+"""Sums of losses between two logged lines, per source."""
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+
+LOSSES = ("loss", "lm_loss", "contrastive_loss")
+
+
+class LossWindow:
+    """Adds up the losses of micro-batches on the device, so that no step waits for a number.
+
+    Columns per source: the three losses, batches, batches with a contrastive loss.
+    """
+
+    def __init__(self, sources: list[str], device: torch.device) -> None:
+        self.sources = sources
+        self.sums = torch.zeros(len(sources), len(LOSSES) + 2, dtype=torch.float64, device=device)
+
+    def add(self, source: str, loss: torch.Tensor, lm_loss: torch.Tensor, contrastive: torch.Tensor | None) -> None:
+        """Count one micro-batch; losses are this process's share of the global batch's."""
+        none = contrastive is None
+        values = [loss, lm_loss, torch.zeros_like(loss) if contrastive is None else contrastive]
+        counts = torch.tensor([1.0, float(not none)], dtype=torch.float64, device=loss.device)
+        self.sums[self.sources.index(source)] += torch.cat([torch.stack(values).detach().double(), counts])
+
+    def state(self, accelerator: Accelerator) -> dict[str, list[float]]:
+        """The sums, mean over the processes, as JSON values."""
+        sums = accelerator.reduce(self.sums.clone(), reduction="mean").tolist()
+        return dict(zip(self.sources, sums, strict=True))
+
+    def load(self, state: dict[str, list[float]]) -> None:
+        """Go on from saved sums; every process takes their mean, so that the mean over processes is right again."""
+        self.sums.copy_(torch.tensor([state[source] for source in self.sources], dtype=torch.float64))
+
+    def close(self, accelerator: Accelerator) -> dict[str, Any]:
+        """Mean losses since the last call, over all and per source; None where no batch was contrastive."""
+        state = self.state(accelerator)
+        self.sums.zero_()
+        total = [sum(column) for column in zip(*state.values(), strict=True)]
+        return _means(total) | {"sources": {name: _means(sums) for name, sums in state.items() if sums[len(LOSSES)]}}
+
+
+def _means(sums: list[float]) -> dict[str, float | None]:
+    *losses, num_batches, num_contrastive = sums
+    counts = (num_batches, num_batches, num_contrastive)
+    return {name: value / count if count else None for name, value, count in zip(LOSSES, losses, counts, strict=True)}

@@ -1,0 +1,116 @@
+"""What a run leaves on disk beside its weights: config.yaml, environment.json, metrics.jsonl.
+
+Everything is written aside and renamed, so that a killed run leaves either the old state or the new one.
+"""
+
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from training.config import TrainingConfig, read_yaml
+
+
+PACKAGES = ("cosmo-vlm", "torch", "transformers", "accelerate", "datasets", "safetensors", "numpy", "av")
+MAY_CHANGE = frozenset({"logging_steps", "eval_steps", "save_steps", "save_total_limit", "preprocessing_num_workers"})
+
+
+@contextmanager
+def replace_folder(path: Path) -> Iterator[Path]:
+    """A new folder to fill; it takes the place of `path` when the block ends without an error."""
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    shutil.rmtree(path, ignore_errors=True)
+    partial.rename(path)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file aside and rename it."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def check_same_run(output: Path, config: TrainingConfig) -> None:
+    """Do nothing for a new folder or one that the same config began.
+
+    Raises:
+        ValueError: if the folder belongs to a run with another config, naming the first key that differs.
+    """
+    path = output / "config.yaml"
+    begun, wanted = read_yaml(str(path)) if path.is_file() else config.to_dict(), config.to_dict()
+    for key in sorted({*begun, *wanted} - MAY_CHANGE):
+        if begun.get(key) != wanted.get(key):
+            found = f"{key}={begun.get(key)}, not {wanted.get(key)}"
+            raise ValueError(f"{output} was begun with {found}: choose another --output")
+
+
+def open_run(output: Path, config: TrainingConfig, data_revision: str) -> None:
+    """Create the folder if need be and write what the run is and depends on."""
+    output.mkdir(parents=True, exist_ok=True)
+    replace_text(output / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
+    replace_text(output / "environment.json", json.dumps(environment(config.seed, data_revision), indent=2) + "\n")
+
+
+def environment(seed: int, data_revision: str) -> dict[str, Any]:
+    """What else the results depend on: code and data revisions, command, versions."""
+    return {
+        "code_revision": code_revision(),
+        "data_revision": data_revision,
+        "seed": seed,
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+    }
+
+
+def code_revision() -> str:
+    """Commit of the checkout this file lies in, `+changes` where files differ; the version number where it is none."""
+    here = Path(__file__).resolve().parents[1]
+    git = lambda *words: subprocess.run(["git", "-C", here, *words], capture_output=True, text=True, check=True).stdout
+    try:
+        commit = git("rev-parse", "HEAD").strip() if (here / ".git").exists() else ""
+        return commit + ("+changes" if commit and git("status", "--porcelain") else "") or (
+            _version("cosmo-vlm") or ""
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return _version("cosmo-vlm") or ""
+
+
+class MetricsLog:
+    """metrics.jsonl: one line per logged step; a resumed run first drops the lines after its checkpoint."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        lines = path.read_text().splitlines() if path.is_file() else []
+        replace_text(path, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
+
+    def write(self, values: Mapping[str, Any]) -> None:
+        """Append one line."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(values) + "\n")
+
+
+def _step_of(line: str) -> float:
+    """The step of a metrics line; endless for a line that a kill cut off."""
+    try:
+        return int(json.loads(line)["step"])
+    except (json.JSONDecodeError, KeyError):
+        return float("inf")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

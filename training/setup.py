@@ -1,0 +1,88 @@
+"""What a config names: corpus, model, sources, made ready for the loop."""
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch import nn
+
+from dataset_builder.build import build_corpus
+from dataset_builder.recipe import load_recipe
+from dataset_builder.toy.videos import write_toy_videos
+from modeling_cosmo import CosmoForConditionalGeneration, CosmoProcessor
+from training.batches import Batches
+from training.clips import load_clips
+from training.collate import Collator
+from training.config import TOY, TrainingConfig
+from training.features import CachedFeatures, DecodedPixels, FrameReader, features_path, write_features
+from training.samples import build_sources
+
+
+TOY_CORPUS_SEED = 0
+
+
+def prepare_corpus(config: TrainingConfig, output: Path) -> Path:
+    """The corpus folder; `toy` is rendered and built inside the run folder first.
+
+    Raises:
+        ValueError: if the folder is not there.
+    """
+    if config.corpus != TOY:
+        folder = Path(config.corpus)
+        if not (folder / "data").is_dir():
+            raise ValueError(f"corpus={folder}: no corpus there; `cosmo build VIDEOS --output {folder}` writes one")
+        return folder
+    videos, corpus = output / "toy" / "videos", output / "toy" / "corpus"
+    if not (corpus / "README.md").is_file():
+        write_toy_videos(videos, config.toy_videos, TOY_CORPUS_SEED)
+        build_corpus(videos, corpus, load_recipe(TOY))
+    return corpus
+
+
+def build_model(config: TrainingConfig) -> tuple[CosmoForConditionalGeneration, CosmoProcessor]:
+    """A saved model, or a new one on top of two towers; towers frozen either way."""
+    if config.model:
+        model = CosmoForConditionalGeneration.from_pretrained(config.model)
+        processor = CosmoProcessor.from_pretrained(config.model)
+    else:
+        vision, text = tower_path(config.vision, "clip"), tower_path(config.text, "opt")
+        processor = CosmoProcessor.from_towers(vision, text)
+        model = CosmoForConditionalGeneration.from_towers(vision, text, processor=processor, **config.cosmo_options)
+    model.freeze_towers()
+    return model, processor
+
+
+def tower_path(name: str, shipped: str) -> str:
+    """A tower's folder or id; `toy` is the one that the package ships."""
+    return str(resources.files("dataset_builder") / "toy" / "towers" / shipped) if name == TOY else name
+
+
+def describe_parameters(model: nn.Module) -> str:
+    """One line: how many parameters train, and which share of all that is."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return f"training {trained:,} of {total:,} parameters ({trained / total:.1%})"
+
+
+def build_batches(
+    corpus: Path,
+    split: str,
+    model: Any,
+    processor: Any,
+    config: TrainingConfig,
+    output: Path,
+    accelerator: Accelerator,
+) -> Batches:
+    """Batches over one split of the corpus; the first process writes the features where they are missing."""
+    table = load_clips(corpus, split)
+    reader: FrameReader = DecodedPixels(table, processor, config.num_frames * config.frame_choices)
+    if config.cache_features:
+        path = features_path(table, model, processor, config, Path(config.cache_dir or output / "cache"))
+        with accelerator.main_process_first():
+            if not path.is_file():
+                write_features(path, table, model, processor, config)
+        reader = CachedFeatures(path)
+    collator = Collator(processor, reader, config.max_length)
+    sources = build_sources(table, config)
+    return Batches(sources, collator, config, accelerator.num_processes, accelerator.process_index)
