@@ -1,0 +1,26 @@
+"""Raw videos become an interleaved corpus that streams; docs/corpus.md says how to use and to build one."""
+
+from dataset_builder.build import BuildSummary, build_corpus
+from dataset_builder.corpus import list_splits, read_corpus
+from dataset_builder.decode import decode_clip, decode_clips
+from dataset_builder.errors import DamagedInput
+from dataset_builder.recipe import Recipe, load_recipe
+from dataset_builder.schema import FEATURES, Clip, InterleavedVideo, from_row, to_row
+
+
+__all__ = [
+    "FEATURES",
+    "BuildSummary",
+    "Clip",
+    "DamagedInput",
+    "InterleavedVideo",
+    "Recipe",
+    "build_corpus",
+    "decode_clip",
+    "decode_clips",
+    "from_row",
+    "list_splits",
+    "load_recipe",
+    "read_corpus",
+    "to_row",
+]

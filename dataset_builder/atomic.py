@@ -1,0 +1,42 @@
+"""Files appear whole or not at all: written to a temporary name in the same folder, then renamed."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class WriteError(OSError):
+    """A file could not be written; the message is one line with the file and the system's reason."""
+
+
+@contextmanager
+def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """Hand out a temporary name that becomes `path` when the block ends well, and vanishes when it does not.
+
+    Args:
+        path: the final name; its folder is made where it is missing.
+        durable: wait until the bytes are on the disk before the rename, so that not even a power cut leaves a hole.
+
+    Raises:
+        WriteError: with the path and the system's reason (disk full, no permission, ...).
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if durable:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
+        raise WriteError(f"cannot write {path}: {reason}; nothing half-written is kept, run again to go on") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, data: str | bytes) -> None:
+    """Write a small file whole or not at all (text as UTF-8)."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)

@@ -1,0 +1,293 @@
+"""`cosmo build`: a folder of videos becomes a corpus that streams. Interrupted anywhere, a second run goes on."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from dataset_builder.atomic import replacing, write_whole
+from dataset_builder.card import SplitStatistics, make_card
+from dataset_builder.corpus import SHARD_NAME
+from dataset_builder.filter import drop_all
+from dataset_builder.inputs import SourceVideo, find_videos
+from dataset_builder.recipe import Recipe, load_recipe
+from dataset_builder.schema import InterleavedVideo
+from dataset_builder.shards import ROW_BYTES, plan_shards, write_shard
+from dataset_builder.work_state import (
+    Fault,
+    Outcome,
+    build_fingerprint,
+    inputs_key,
+    load_outcome,
+    video_key,
+)
+
+
+KEPT_FIRST = (
+    "test",
+    "validation",
+    "train",
+)  # of equal videos the test split keeps its copy: no test video is trained on
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildSummary:
+    """What a build wrote."""
+
+    output_dir: str
+    num_videos: Mapping[str, int]
+    """Records per split."""
+    num_clips: int
+    num_kept_clips: int
+    drop_reasons: Mapping[str, int]
+    """Why clips were dropped, and how many."""
+    quarantined: Sequence[Mapping[str, str]]
+    """Damaged files, each `{path, reason}`, as in quarantine.jsonl."""
+    up_to_date: bool = False
+    """The corpus was there already and nothing had to be done."""
+    exit_code: int = 0
+    """0, or 3 where damaged files were found and not allowed."""
+
+    def line(self) -> str:
+        """The summary in one line."""
+        splits = ", ".join(f"{count} {split}" for split, count in self.num_videos.items()) or "none"
+        state = "up to date" if self.up_to_date else "built"
+        return (
+            f"{self.output_dir} {state}: videos {splits}; {self.num_kept_clips} of {self.num_clips} clips kept; "
+            f"{len(self.quarantined)} damaged files" + (" (quarantine.jsonl)" if self.quarantined else "")
+        )
+
+
+def build_corpus(
+    input_dir: Path | str,
+    output_dir: Path | str,
+    recipe: Recipe | str | Path,
+    *,
+    workers: int | None = None,
+    allow_quarantine: bool = False,
+    progress: bool = True,
+) -> BuildSummary:
+    """Turn a folder of videos into a corpus (docs/corpus.md says what lies where).
+
+    Args:
+        input_dir: videos with their subtitles beside them; folders train, validation and test make the splits.
+        output_dir: the corpus; a build that was interrupted there goes on, one that is complete is left alone.
+        recipe: a recipe, its shipped name, or a YAML file.
+        workers: processes; None takes one per available processor.
+        allow_quarantine: damaged files are no reason for exit code 3.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: for a folder without videos (or, where that is allowed, with damaged ones alone), an unknown or
+            contradicting recipe, an output folder that holds something else or lies inside the input.
+        WriteError: where the disk is full; run again to go on.
+        RuntimeError: where another build writes to the same folder, or a worker was killed.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    input_dir, output_dir = Path(input_dir), Path(output_dir)
+    sources = find_videos(input_dir)
+    if output_dir.resolve().is_relative_to(input_dir.resolve()):
+        raise ValueError(
+            f"the output {output_dir} lies inside the input {input_dir}: a second run would read its own result"
+        )
+    state = output_dir / ".build"
+    if not state.is_dir() and (output_dir / "data").exists():
+        raise ValueError(f"{output_dir} holds a folder data/ that no build wrote; choose another output folder")
+    fingerprint = build_fingerprint(recipe)
+    keys = [video_key(fingerprint, source) for source in sources]
+    with _locked(state):
+        summary = _finished(output_dir, inputs_key(keys))
+        if summary is None:
+            results = [state / "results" / f"{key}.json" for key in keys]
+            _process(sources, results, recipe, workers, progress)
+            summary = _assemble(output_dir, sources, results, recipe)
+            _remember(output_dir, inputs_key(keys), summary, results)
+    if allow_quarantine and not summary.num_videos:
+        raise ValueError(
+            f"none of the {len(sources)} videos in {input_dir} can be read; see {output_dir}/quarantine.jsonl"
+        )
+    return replace(summary, exit_code=3 if summary.quarantined and not allow_quarantine else 0)
+
+
+def _process(
+    sources: Sequence[SourceVideo], results: Sequence[Path], recipe: Recipe, workers: int | None, progress: bool
+) -> None:
+    """Make the outcomes that are not there yet."""
+    jobs = [job for job in zip(sources, results, strict=True) if load_outcome(job[1]) is None]
+    if not jobs:
+        return
+    from dataset_builder.workers import run_jobs  # torch and transformers take seconds; a finished build needs neither
+
+    steps = run_jobs(jobs, recipe, workers or len(os.sched_getaffinity(0)))
+    done = len(sources) - len(jobs)
+    for _ in tqdm(steps, total=len(sources), initial=done, desc="videos", unit="video", disable=not progress):
+        pass
+
+
+def _assemble(
+    output_dir: Path, sources: Sequence[SourceVideo], results: Sequence[Path], recipe: Recipe
+) -> BuildSummary:
+    """Write shards, videos, card and lists from the outcomes; the new shards replace the old ones in one move."""
+    faults, readable = list[Fault](), list[tuple[SourceVideo, Path]]()
+    for source, result in zip(sources, results, strict=True):
+        outcome = _load(result)
+        faults += outcome.faults
+        readable += [(source, result)] if outcome.record else []
+    originals = find_duplicates([source for source, _ in readable])
+    (output_dir / ".build" / "state.json").unlink(missing_ok=True)  # from here on the old corpus is being replaced
+    fresh, statistics, tools = output_dir / ".build" / "data", dict[str, SplitStatistics](), dict[str, Any]()
+    shutil.rmtree(fresh, ignore_errors=True)
+    for split in dict.fromkeys(source.split for source, _ in readable):
+        statistics[split] = SplitStatistics()
+        in_split = [pair for pair in readable if pair[0].split == split]
+        sizes = [ROW_BYTES + source.path.stat().st_size * recipe.shards.embed_videos for source, _ in in_split]
+        plan = plan_shards(sizes, recipe.shards.max_shard_mb)
+        for index, members in enumerate(plan):
+            records = _records([in_split[member] for member in members], originals, recipe, statistics[split], tools)
+            write_shard(fresh / SHARD_NAME.format(split=split, index=index, count=len(plan)), records, recipe.shards)
+    stored = [] if recipe.shards.embed_videos else [source for source, _ in readable]
+    _store_videos(output_dir, stored)
+    _replace_folder(output_dir / "data", fresh)
+    faults = sorted(faults, key=lambda fault: fault.path)
+    lines = [json.dumps(asdict(fault), ensure_ascii=False) + "\n" for fault in faults]
+    write_whole(output_dir / "quarantine.jsonl", "".join(lines))
+    if readable:
+        write_whole(output_dir / "README.md", make_card(recipe, statistics, tools, len(faults)))
+    _write_checksums(output_dir)
+    reasons = sum((split.reasons for split in statistics.values()), SplitStatistics().reasons)
+    return BuildSummary(
+        output_dir=str(output_dir),
+        num_videos={split: counts.num_videos for split, counts in statistics.items()},
+        num_clips=sum(counts.num_clips for counts in statistics.values()),
+        num_kept_clips=sum(counts.num_kept for counts in statistics.values()),
+        drop_reasons=dict(reasons.most_common()),
+        quarantined=[asdict(fault) for fault in faults],
+    )
+
+
+def _records(
+    members: Sequence[tuple[SourceVideo, Path]],
+    originals: Mapping[Path, str],
+    recipe: Recipe,
+    statistics: SplitStatistics,
+    tools: dict[str, Any],
+) -> Iterator[InterleavedVideo]:
+    """Records in order, with duplicates marked and bytes embedded; counted on the way."""
+    for source, result in members:
+        record = _load(result).record
+        assert record is not None  # only readable videos get here
+        if source.path in originals:
+            clips = drop_all(record.clips, f"duplicate video: {originals[source.path]}")
+            record = replace(record, clips=tuple(clips))
+        if recipe.shards.embed_videos:
+            record = replace(record, video_bytes=source.path.read_bytes())
+        statistics.add(record)
+        tools.update(record.provenance)
+        yield record
+
+
+def find_duplicates(sources: Sequence[SourceVideo]) -> dict[Path, str]:
+    """Videos whose file equals another's byte for byte, with the `split/video_id` of the one that stays.
+
+    Only files of equal size are read. The copy in the test split stays before that in validation and train, and
+    within a split the first by name.
+    """
+    by_size: dict[int, list[SourceVideo]] = {}
+    for source in sorted(sources, key=lambda source: (KEPT_FIRST.index(source.split), source.video_id)):
+        by_size.setdefault(source.path.stat().st_size, []).append(source)
+    duplicates: dict[Path, str] = {}
+    for same_size in by_size.values():
+        first_of: dict[str, str] = {}
+        for source in same_size if len(same_size) > 1 else ():
+            with source.path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest in first_of:
+                duplicates[source.path] = first_of[digest]
+            first_of.setdefault(digest, f"{source.split}/{source.video_id}")
+    return duplicates
+
+
+def _store_videos(output_dir: Path, sources: Sequence[SourceVideo]) -> None:
+    """Bring videos into the corpus folder, as links to the same file where the disk allows, and remove others."""
+    wanted = {output_dir / source.stored_path: source.path for source in sources}
+    for stored, path in wanted.items():
+        if stored.exists() and (stored.samefile(path) or _same_status(stored, path)):
+            continue
+        with replacing(stored) as temporary:
+            try:
+                temporary.hardlink_to(path.resolve())
+            except OSError:  # another disk, or a file system without links
+                shutil.copy2(path, temporary)
+    for stored in (output_dir / "videos").rglob("*"):
+        if stored.is_file() and stored not in wanted:
+            stored.unlink()
+
+
+def _same_status(first: Path, second: Path) -> bool:
+    status, other = first.stat(), second.stat()
+    return (status.st_size, status.st_mtime_ns) == (other.st_size, other.st_mtime_ns)
+
+
+def _replace_folder(target: Path, fresh: Path) -> None:
+    fresh.mkdir(parents=True, exist_ok=True)  # nothing was readable: an empty folder replaces an older corpus
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.rename(target)
+
+
+def _write_checksums(output_dir: Path) -> None:
+    """SHA256SUMS, which `sha256sum -c` reads."""
+    lines = []
+    for path in [*sorted((output_dir / "data").iterdir()), output_dir / "README.md", output_dir / "quarantine.jsonl"]:
+        if path.exists():
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            lines.append(f"{digest}  {path.relative_to(output_dir).as_posix()}\n")
+    write_whole(output_dir / "SHA256SUMS", "".join(lines))
+
+
+def _remember(output_dir: Path, key: str, summary: BuildSummary, results: Sequence[Path]) -> None:
+    """Leave the mark of a complete build, last of all, and forget outcomes that no input needs."""
+    sizes = {path.name: path.stat().st_size for path in (output_dir / "data").iterdir()}
+    write_whole(
+        output_dir / ".build" / "state.json", json.dumps({"key": key, "sizes": sizes, "summary": asdict(summary)})
+    )
+    for path in {*(output_dir / ".build" / "results").iterdir()} - set(results):
+        path.unlink()
+
+
+def _finished(output_dir: Path, key: str) -> BuildSummary | None:
+    """The summary of a complete build of the same inputs by the same recipe, if its shards are still there."""
+    try:
+        saved = json.loads((output_dir / ".build" / "state.json").read_text(encoding="utf-8"))
+        sizes = {path.name: path.stat().st_size for path in (output_dir / "data").iterdir()}
+    except (FileNotFoundError, ValueError):
+        return None
+    if (saved["key"], saved["sizes"]) != (key, sizes):
+        return None
+    return BuildSummary(**{**saved["summary"], "output_dir": str(output_dir), "up_to_date": True})
+
+
+def _load(path: Path) -> Outcome:
+    outcome = load_outcome(path)
+    assert outcome is not None, f"{path} was there a moment ago"
+    return outcome
+
+
+@contextmanager
+def _locked(state: Path) -> Iterator[None]:
+    """Refuse a second build in the same folder while one runs; a killed build leaves no lock."""
+    state.mkdir(parents=True, exist_ok=True)
+    with (state / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RuntimeError(f"another build is writing to {state.parent}") from error
+        yield

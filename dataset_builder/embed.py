@@ -1,0 +1,108 @@
+"""Embeddings of sampled frames: from a CLIP- or SigLIP-type tower, or made elsewhere."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoImageProcessor, AutoModel, __version__
+
+from dataset_builder.errors import DamagedInput
+from dataset_builder.frames import FrameFit
+from dataset_builder.model_folders import folder_fingerprint, tower_folder
+
+
+class TowerEmbedder:
+    """The picture half of a contrastive model, in float32 on the CPU.
+
+    Args:
+        tower: folder (or id) with a CLIPModel, SiglipModel, CLIPVisionModel, ... and its preprocessor_config.json;
+            `toy` is the one that is shipped.
+
+    Raises:
+        ValueError: where the folder holds no such model, or no picture processor.
+    """
+
+    def __init__(self, tower: str) -> None:
+        folder = tower_folder(tower)
+        try:
+            processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+            model = AutoModel.from_pretrained(folder, dtype=torch.float32)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"cannot load the tower {tower!r}: {str(error).splitlines()[0]}") from error
+        self.fit = fit_of(processor)
+        self.name, self.fingerprint = tower if tower == "toy" else Path(tower).name, folder_fingerprint(folder)
+        self._model = model.eval()
+        scale = processor.rescale_factor if processor.do_rescale else 1.0
+        mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * 3, [1.0] * 3)
+        # (x * scale - mean) / std as one multiplication and one addition
+        self._gain = (scale / torch.tensor(std, dtype=torch.float32)).reshape(3, 1, 1)
+        self._offset = (-torch.tensor(mean) / torch.tensor(std)).float().reshape(3, 1, 1)
+
+    def provenance(self) -> dict[str, Any]:
+        """Tool, version and which weights."""
+        return {"tool": "transformers", "version": __version__, "tower": self.name, "weights": self.fingerprint}
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        """Embeddings of frames in the size of `fit`.
+
+        Args:
+            frames: uint8, shape `(N, H, W, 3)`.
+
+        Returns:
+            float32, shape `(N, D)`, any norm.
+        """
+        with torch.inference_mode():
+            embeds = self._embed(self.pixel_values(frames))
+        return embeds.float().numpy()
+
+    def pixel_values(self, frames: np.ndarray) -> torch.Tensor:
+        """Frames normalised as the tower's own processor does: float32, `(N, 3, H, W)`."""
+        pixels = torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2)))  # (N, 3, H, W)
+        return pixels.float().mul_(self._gain).add_(self._offset)
+
+    def _embed(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The shared-space embedding where the model has one, else the vision model's pooled output."""
+        if hasattr(self._model, "get_image_features"):
+            return self._model.get_image_features(pixel_values=pixels).pooler_output
+        return self._model(pixel_values=pixels).pooler_output
+
+
+def fit_of(processor: Any) -> FrameFit:
+    """The frame size that a transformers picture processor produces.
+
+    Raises:
+        ValueError: for a processor that neither resizes to a fixed size nor cuts to one.
+    """
+    size, crop = _plain(processor.size), _plain(getattr(processor, "crop_size", None))
+    if getattr(processor, "do_center_crop", False) and crop:
+        edge = size.get("shortest_edge")
+        if edge or crop == size:
+            return FrameFit(height_px=crop["height"], width_px=crop["width"], shortest_edge_px=edge)
+    if "height" in size and "width" in size:
+        return FrameFit(height_px=size["height"], width_px=size["width"])
+    raise ValueError(f"the tower's picture processor has size {size} and crop {crop}; expected one fixed frame size")
+
+
+def load_embeddings(folder: str, video_id: str, num_frames: int) -> np.ndarray:
+    """Embeddings made elsewhere, `FOLDER/VIDEO_ID.npy` of shape `(num_frames, D)`.
+
+    Raises:
+        DamagedInput: where the file is missing or has another shape.
+    """
+    path = Path(folder, f"{video_id}.npy")
+    if not path.is_file():
+        raise DamagedInput(f"no embeddings {video_id}.npy in the folder that the recipe names")
+    try:
+        embeddings = np.load(path, allow_pickle=False)
+    except ValueError as error:
+        raise DamagedInput(f"embeddings {video_id}.npy are no plain array ({error})") from error
+    if embeddings.ndim != 2 or len(embeddings) != num_frames:
+        raise DamagedInput(f"embeddings {video_id}.npy have shape {embeddings.shape}; expected ({num_frames}, D)")
+    return embeddings
+
+
+def _plain(size: Any) -> dict[str, int]:
+    """A processor's size as a plain mapping without unset entries."""
+    sides = {side: getattr(size, side, None) for side in ("height", "width", "shortest_edge")}
+    return {side: length for side, length in sides.items() if length}

@@ -1,0 +1,105 @@
+"""Frames at an even rate, in one forward pass, already in the size that a tower wants."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from av.video.frame import VideoFrame
+
+from dataset_builder.errors import DamagedInput
+from dataset_builder.probe import (
+    RgbConverter,
+    VideoFacts,
+    decode_forward,
+    open_video,
+    promised_duration_s,
+    read_facts,
+    shown_size,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameFit:
+    """How a frame is brought to the size that a tower reads: resized, then cut to the middle where it is larger."""
+
+    height_px: int
+    """Height of the result."""
+    width_px: int
+    """Width of the result."""
+    shortest_edge_px: int | None = None
+    """Length of the shorter side after resizing with the aspect ratio kept; None: resize to the result, distorted."""
+
+    def resized(self, height_px: int, width_px: int) -> tuple[int, int]:
+        """Size after resizing and before the cut, for a frame of the given size."""
+        if self.shortest_edge_px is None:
+            return self.height_px, self.width_px
+        short, long = sorted((height_px, width_px))
+        scaled = max(int(self.shortest_edge_px * long / short), 1)  # transformers rounds down, too
+        return (self.shortest_edge_px, scaled) if height_px <= width_px else (scaled, self.shortest_edge_px)
+
+    def cut(self, pixels: np.ndarray) -> np.ndarray:
+        """The middle of `(H, W, 3)` pixels; black where the frame is smaller than the result."""
+        top, left = (pixels.shape[0] - self.height_px) // 2, (pixels.shape[1] - self.width_px) // 2
+        if top < 0 or left < 0:
+            margins = [(-min(gap, 0), -min(gap, 0) + 1) for gap in (top, left)]
+            return self.cut(np.pad(pixels, [*margins, (0, 0)]))
+        return pixels[top : top + self.height_px, left : left + self.width_px]
+
+
+class FrameSampler:
+    """Iterates once over a video and yields batches of frames, sampled at an even rate.
+
+    Frame k is what a viewer sees at `(k + 0.5) / frame_rate_hz` seconds, so that frame k stands for the k-th stretch
+    of `1 / frame_rate_hz` seconds and a border before frame k lies at `k / frame_rate_hz`. A video shorter than half
+    a stretch gives its last frame. After the iteration `facts` and `duration_s` are known.
+
+    Args:
+        video: path of the file, or its bytes.
+        frame_rate_hz: frames per second of video.
+        fit: the size of the result.
+        batch: frames per yielded array (the last one may hold fewer).
+    """
+
+    facts: VideoFacts
+    duration_s: float
+
+    def __init__(self, video: Path | bytes, frame_rate_hz: float, fit: FrameFit, batch: int) -> None:
+        self._video, self._rate, self._fit, self._batch = video, frame_rate_hz, fit, batch
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yield uint8 arrays of shape `(N, H, W, 3)`.
+
+        Raises:
+            DamagedInput: for what does not open, holds no frames, or ends before its header says.
+        """
+        gathered: list[np.ndarray] = []
+        for pixels in self._sampled():
+            gathered.append(pixels)
+            if len(gathered) == self._batch:
+                yield np.stack(gathered)
+                gathered = []
+        if gathered:
+            yield np.stack(gathered)
+
+    def _sampled(self) -> Iterator[np.ndarray]:
+        convert, shown, num_sampled = RgbConverter(), None, 0
+        with open_video(self._video) as (container, stream):
+            self.facts = read_facts(container, stream)
+            for timed in decode_forward(stream, container):
+                while shown and (num_sampled + 0.5) / self._rate < timed.start_s - 1e-6:
+                    yield self._pixels(convert, shown.frame)
+                    num_sampled += 1
+                shown = timed
+            if shown is None:
+                raise DamagedInput("video without frames")
+            self.duration_s = shown.end_s
+            promised = promised_duration_s(container, stream)
+        if promised and self.duration_s < promised[0] - promised[1]:
+            raise DamagedInput(f"truncated: promises {promised[0]:.2f} s, frames end at {self.duration_s:.2f} s")
+        while num_sampled == 0 or (num_sampled + 0.5) / self._rate < self.duration_s - 1e-6:
+            yield self._pixels(convert, shown.frame)
+            num_sampled += 1
+
+    def _pixels(self, convert: RgbConverter, frame: VideoFrame) -> np.ndarray:
+        return self._fit.cut(convert(frame, *self._fit.resized(*shown_size(frame))))

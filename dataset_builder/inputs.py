@@ -1,0 +1,93 @@
+"""What an input folder holds: videos by split, each with the files beside it."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+SPLITS = ("train", "validation", "test")
+VIDEO_SUFFIXES = tuple(
+    f".{name}"
+    for names in (
+        ("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "mts", "m2ts", "vob", "flv", "f4v", "wmv"),
+        ("asf", "ogv", "3gp", "3g2", "gif", "mxf", "divx", "rm", "rmvb", "nut", "ivf", "h264", "h265", "hevc"),
+    )
+    for name in names
+)
+SUBTITLE_SUFFIXES = (".vtt", ".srt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceVideo:
+    """An input video and the files that belong to it."""
+
+    split: str
+    """`train`, `validation` or `test`."""
+    video_id: str
+    """Path below the split folder without suffix (with it where two files would share the name)."""
+    path: Path
+    name: str
+    """Path below the input folder, with `/`."""
+    subtitles: Path | None
+    """`NAME.vtt`, `NAME.srt` or `NAME.LANGUAGE.vtt|srt`, the first of these that exists."""
+    truth: Path | None
+    """`NAME.json`, where it exists."""
+
+    @property
+    def stored_path(self) -> str:
+        """Where the corpus keeps the file, relative to the corpus folder."""
+        suffix = "" if self.video_id.endswith(self.path.suffix) else self.path.suffix
+        return f"videos/{self.split}/{self.video_id}{suffix}"
+
+
+def find_videos(folder: Path) -> list[SourceVideo]:
+    """All videos below a folder, by split and then by name.
+
+    With a folder `train`, `validation` or `test` at the top, only those are read; else everything is `train`. Videos
+    are told by their suffix; other files (licences, lists, subtitles) are not videos and are passed over.
+
+    Raises:
+        ValueError: where there is no such folder, or no video in it.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"no folder {folder}")
+    splits = {split: folder / split for split in SPLITS if (folder / split).is_dir()} or {"train": folder}
+    found = [source for split, root in splits.items() for source in _find_in(root, split, folder)]
+    if not found:
+        raise ValueError(f"no video in {folder} (looked for {', '.join(VIDEO_SUFFIXES)})")
+    return found
+
+
+def _find_in(root: Path, split: str, folder: Path) -> list[SourceVideo]:
+    hidden = lambda path: any(part.startswith(".") for part in path.relative_to(root).parts)
+    files = sorted(path for path in root.rglob("*") if path.is_file() and not hidden(path))
+    videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
+    subtitles: dict[Path, list[Path]] = {}
+    for path in files:
+        if path.suffix.lower() in SUBTITLE_SUFFIXES:
+            subtitles.setdefault(path.with_suffix(""), []).append(path)
+            subtitles.setdefault(path.with_suffix("").with_suffix(""), []).append(path)
+    stems = Counter(path.with_suffix("") for path in videos)
+    sources = []
+    for path in videos:
+        bare = path.with_suffix("")
+        truth = path.with_suffix(".json")
+        sources.append(
+            SourceVideo(
+                split=split,
+                video_id=(bare if stems[bare] == 1 else path).relative_to(root).as_posix(),
+                path=path,
+                name=path.relative_to(folder).as_posix(),
+                subtitles=_first_subtitle(bare, subtitles.get(bare, ())),
+                truth=truth if truth.is_file() else None,
+            )
+        )
+    return sorted(sources, key=lambda source: source.video_id)
+
+
+def _first_subtitle(bare: Path, paths: Sequence[Path]) -> Path | None:
+    """Prefer the subtitle without a language in its name, then WebVTT, then the alphabet."""
+    return min(
+        paths, key=lambda path: (path.stem != bare.name, path.suffix.lower() != ".vtt", path.name), default=None
+    )

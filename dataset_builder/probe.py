@@ -1,0 +1,167 @@
+"""Open videos with PyAV and say in one line what is wrong with those that do not open."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.stream import VideoStream
+
+from dataset_builder.errors import DamagedInput
+
+
+# Playlists and scripts (HLS, concat, ...) make FFmpeg open the files or addresses they name, so data could reach
+# outside the corpus: only real containers are opened, whatever the file's name says.
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,mxf,h264,hevc,ivf,nut,rm,dv"
+)
+MAX_DURATION_S = 24 * 3600.0  # a later timestamp is taken for a broken one
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoFacts:
+    """What a video's header says."""
+
+    container: str
+    codec: str
+    duration_s: float | None
+    width_px: int
+    height_px: int
+    frame_rate_hz: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for provenance."""
+        return asdict(self)
+
+
+class TimedFrame(NamedTuple):
+    """A decoded frame and when it is shown, in seconds from the video's first frame."""
+
+    start_s: float
+    end_s: float
+    frame: VideoFrame
+
+
+@contextmanager
+def open_video(video: Path | bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a file (or its bytes) and its first moving-picture stream, single threaded.
+
+    Raises:
+        DamagedInput: for an empty file, one that is no video, or one without a video stream.
+    """
+    size = len(video) if isinstance(video, bytes) else video.stat().st_size
+    if size == 0:
+        raise DamagedInput("empty file (0 bytes)")
+    try:
+        container = av.open(
+            io.BytesIO(video) if isinstance(video, bytes) else str(video),
+            mode="r",
+            container_options={"format_whitelist": CONTAINERS},
+            metadata_errors="replace",
+        )
+    except (av.error.FFmpegError, ValueError) as error:
+        raise DamagedInput(f"no video, or cut off before its index ({_reason(error)})") from error
+    with container:
+        streams = [stream for stream in container.streams.video if not _is_cover(stream)]
+        if not streams:
+            raise DamagedInput(f"no video stream (found: {[stream.type for stream in container.streams]})")
+        streams[0].codec_context.thread_count = 1  # one thread per worker: the build runs a worker per core
+        yield container, streams[0]
+
+
+def read_facts(container: InputContainer, stream: VideoStream) -> VideoFacts:
+    """Container, codec, size, rate and duration as the header has them."""
+    duration = promised_duration_s(container, stream)
+    rate = stream.average_rate or stream.guessed_rate
+    return VideoFacts(
+        container=container.format.name,
+        codec=stream.codec_context.name,
+        duration_s=duration[0] if duration else None,
+        width_px=stream.codec_context.width,
+        height_px=stream.codec_context.height,
+        frame_rate_hz=float(rate) if rate else None,
+    )
+
+
+def promised_duration_s(container: InputContainer, stream: VideoStream) -> tuple[float, float] | None:
+    """The duration that the header promises and by how much the frames may fall short of it, both in seconds.
+
+    The stream's own duration is exact; the container's counts sound that goes on after the picture, too.
+    """
+    if stream.duration and stream.time_base:
+        duration_s = float(stream.duration * stream.time_base)
+        return duration_s, max(0.5, 0.02 * duration_s)
+    if container.duration:
+        duration_s = container.duration / av.time_base
+        return duration_s, max(2.0, 0.1 * duration_s)
+    return None
+
+
+def decode_forward(stream: VideoStream, container: InputContainer) -> Iterator[TimedFrame]:
+    """Frames from the current position on, with the time each is shown.
+
+    Frames without a timestamp follow the one before at the stream's rate.
+
+    Raises:
+        DamagedInput: where decoding fails or a timestamp is absurd.
+    """
+    time_base = stream.time_base or Fraction(1, 1000)
+    origin = stream.start_time or 0
+    rate = stream.average_rate or stream.guessed_rate or 25
+    end_s = 0.0
+    try:
+        for frame in container.decode(stream):
+            start_s = end_s if frame.pts is None else max(0.0, float((frame.pts - origin) * time_base))
+            end_s = start_s + (float(frame.duration * time_base) if frame.duration else float(1 / rate))
+            if end_s > MAX_DURATION_S:
+                raise DamagedInput(f"broken timestamps: a frame at {start_s:.0f} s")
+            yield TimedFrame(start_s, end_s, frame)
+    except av.error.FFmpegError as error:
+        raise DamagedInput(f"cannot be decoded after {end_s:.2f} s ({_reason(error)})") from error
+
+
+class RgbConverter:
+    """Turns decoded frames into upright RGB pixels, resized on the way (swscale, which reads the planes directly)."""
+
+    def __init__(self) -> None:
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: VideoFrame, height_px: int | None = None, width_px: int | None = None) -> np.ndarray:
+        """Pixels as uint8 of shape `(H, W, 3)`; without a size, the frame's own as it is shown."""
+        quarter_turns = round(frame.rotation / 90) % 4
+        if quarter_turns % 2:
+            height_px, width_px = width_px, height_px
+        rgb = self._reformatter.reformat(
+            frame,
+            width=width_px or frame.width,
+            height=height_px or frame.height,
+            format="rgb24",
+            interpolation=Interpolation.BICUBIC,
+            threads=1,
+        ).to_ndarray()
+        return np.rot90(rgb, quarter_turns) if quarter_turns else rgb
+
+
+def shown_size(frame: VideoFrame) -> tuple[int, int]:
+    """Height and width in pixels, after the rotation that the file asks for."""
+    size = (frame.height, frame.width)
+    return size if round(frame.rotation / 90) % 2 == 0 else size[::-1]
+
+
+def _is_cover(stream: VideoStream) -> bool:
+    """Whether the stream is a still picture attached to a recording."""
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def _reason(error: Exception) -> str:
+    """FFmpeg's reason without error number and path."""
+    text = getattr(error, "strerror", None) or str(error)
+    return text.splitlines()[0]

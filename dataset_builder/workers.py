@@ -1,0 +1,111 @@
+"""Run the pipeline over videos in worker processes; each loads its models once and writes one file per video."""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from pathlib import Path
+
+import torch
+
+from dataset_builder.errors import DamagedInput
+from dataset_builder.inputs import SourceVideo
+from dataset_builder.pipeline import VideoPipeline
+from dataset_builder.recipe import Recipe
+from dataset_builder.work_state import Fault, Outcome, save_outcome
+
+
+Job = tuple[SourceVideo, Path]
+"""A video and the file that its outcome is written to."""
+
+
+def run_jobs(jobs: Sequence[Job], recipe: Recipe, workers: int) -> Iterator[None]:
+    """Process every video; yields once for each that is done.
+
+    Args:
+        jobs: what to do.
+        recipe: by which settings.
+        workers: processes; with 1 the work is done in this one.
+
+    Raises:
+        ValueError, WriteError: what a tool that cannot be loaded or a full disk says.
+        RuntimeError: where a worker process was killed.
+    """
+    if min(workers, len(jobs)) <= 1:
+        yield from _run_here(jobs, recipe)
+        return
+    context = multiprocessing.get_context("spawn")  # forking a process that runs torch threads can deadlock
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _start_worker, (recipe,))
+    try:
+        for done in as_completed([pool.submit(_run_in_worker, job) for job in jobs]):
+            done.result()
+            yield
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            "a worker process was killed (out of memory?); run again to go on where it stopped"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def process_video(pipeline: VideoPipeline, source: SourceVideo) -> Outcome:
+    """A record, or the reason why there is none."""
+    try:
+        record, subtitle_fault = pipeline(source)
+    except DamagedInput as error:
+        return Outcome(record=None, faults=(Fault(path=source.name, reason=str(error)),))
+    if not subtitle_fault or source.subtitles is None:
+        return Outcome(record=record, faults=())
+    name = Path(source.name).with_name(source.subtitles.name).as_posix()
+    return Outcome(record=record, faults=(Fault(path=name, reason=subtitle_fault),))
+
+
+def _run_here(jobs: Sequence[Job], recipe: Recipe) -> Iterator[None]:
+    with _one_thread():
+        pipeline = VideoPipeline(recipe)
+        for source, path in jobs:
+            save_outcome(path, process_video(pipeline, source))
+            yield
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One torch thread, as in a worker, so that the number of workers does not change a single bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+_loaded: list[VideoPipeline | Exception] = []  # one per worker process: its models, loaded at its start
+
+
+def _start_worker(recipe: Recipe) -> None:
+    """Load the models; what goes wrong is told by the first job, as one line and not as a broken pool."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    try:
+        _loaded.append(VideoPipeline(recipe))
+    except (ValueError, OSError) as error:
+        _loaded.append(error)
+
+
+def _run_in_worker(job: Job) -> None:
+    tool = _loaded[0]
+    if isinstance(tool, Exception):
+        raise tool
+    save_outcome(job[1], process_video(tool, job[0]))
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)

@@ -1,0 +1,93 @@
+"""The whole line: a folder of narrated videos becomes a corpus that streams."""
+
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from datasets import load_dataset
+
+from dataset_builder import FEATURES, build_corpus, decode_clip, load_recipe, read_corpus
+from dataset_builder.recipe import Recipe
+
+
+@pytest.fixture(scope="module")
+def recipe(tower_dir) -> Recipe:
+    # A random tower's embeddings lie close together: the small penalty makes up for it.
+    return load_recipe("toy", {"segment.tower": str(tower_dir), "segment.penalty": 0.01})
+
+
+@pytest.fixture(scope="module")
+def corpus(narrated_dir, recipe, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("corpus")
+    summary = build_corpus(narrated_dir, output, recipe, workers=1, progress=False)
+    assert summary.exit_code == 0
+    assert summary.num_videos == {"train": 3, "validation": 1, "test": 1}
+    return output
+
+
+def test_records_hold_what_the_videos_show(corpus):
+    records = list(read_corpus(corpus, "train"))
+    assert [record.video_id for record in records] == ["video 0", "video 1", "video 2"]
+    for index, record in enumerate(records):
+        assert record.duration_s == pytest.approx(6.0)
+        assert [(clip.start_s, clip.end_s) for clip in record.clips] == [(0, 2), (2, 4), (4, 6)]
+        assert [clip.caption for clip in record.clips] == [f"step {step} of {index}" for step in range(3)]
+        assert [clip.asr for clip in record.clips] == [f"sentence {step} of {index}" for step in range(3)]
+        assert record.source == "toy"
+        assert record.video_bytes
+
+
+def test_it_streams_without_a_script(corpus):
+    rows = list(load_dataset(str(corpus), split="train", streaming=True))
+    assert rows[0].keys() == FEATURES.keys()
+    assert rows[0]["clips"][1]["caption"] == "step 1 of 0"
+    assert rows[0]["provenance"]["segment"]["tool"] == "kts"
+    assert decode_clip(rows[2], 1, 5).shape == (5, 3, 64, 64)
+
+
+def test_columns_are_pushed_down(corpus):
+    rows = load_dataset(str(corpus), split="test", streaming=True, columns=["video_id", "clips"])
+    assert [set(row) for row in rows] == [{"video_id", "clips"}]
+
+
+def test_two_builds_are_byte_identical_whatever_the_workers(corpus, narrated_dir, recipe, tmp_path):
+    build_corpus(narrated_dir, tmp_path / "again", recipe, workers=2, progress=False)
+    names = [path.relative_to(corpus) for path in corpus.rglob("*") if path.is_file() and ".build" not in path.parts]
+    assert len(names) == 6  # three shards, card, checksums, quarantine list
+    for name in names:
+        assert (corpus / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+    subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=corpus, check=True)
+
+
+def test_a_second_run_does_nothing(corpus, narrated_dir, recipe):
+    before = {path: path.stat().st_mtime_ns for path in corpus.rglob("*") if path.name != "lock"}
+    summary = build_corpus(narrated_dir, corpus, recipe, workers=1, progress=False)
+    assert summary.up_to_date
+    assert summary.num_videos == {"train": 3, "validation": 1, "test": 1}
+    assert {path: path.stat().st_mtime_ns for path in corpus.rglob("*") if path.name != "lock"} == before
+
+
+def test_the_card_names_splits_and_licence(corpus):
+    front = yaml.safe_load((corpus / "README.md").read_text().split("---")[1])
+    assert front["license"] == "apache-2.0"
+    assert [item["split"] for item in front["configs"][0]["data_files"]] == ["train", "validation", "test"]
+    assert (corpus / "quarantine.jsonl").read_text() == ""
+
+
+def test_clips_decode_from_files_beside_the_shards(narrated_dir, recipe, corpus, tmp_path):
+    linked = replace(recipe, shards=replace(recipe.shards, embed_videos=False))
+    build_corpus(narrated_dir, tmp_path, linked, workers=1, progress=False)
+    record = next(read_corpus(tmp_path, "test"))
+    assert record.video_bytes is None
+    assert (tmp_path / "videos/test/video 4.mp4").is_file()
+    embedded = next(read_corpus(corpus, "test"))
+    assert record.clips == embedded.clips
+    np.testing.assert_array_equal(decode_clip(record, 0, 3, root=tmp_path), decode_clip(embedded, 0, 3))
+
+
+def test_state_of_a_finished_build_is_json(corpus):
+    assert json.loads((corpus / ".build/state.json").read_text())["summary"]["num_clips"] == 15
