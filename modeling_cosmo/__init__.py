@@ -1,0 +1,19 @@
+"""CosMo for transformers: configuration, model, processor.
+
+Importing this package also tells the Auto classes about CosMo, so that a saved folder loads without running its own
+copy of this code.
+"""
+
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
+
+from .configuration_cosmo import CosmoConfig
+from .modeling_cosmo import CosmoForConditionalGeneration, CosmoModel
+from .processing_cosmo import CosmoProcessor
+
+
+__all__ = ["CosmoConfig", "CosmoForConditionalGeneration", "CosmoModel", "CosmoProcessor"]
+
+AutoConfig.register(CosmoConfig.model_type, CosmoConfig, exist_ok=True)
+AutoModel.register(CosmoConfig, CosmoModel, exist_ok=True)
+AutoModelForImageTextToText.register(CosmoConfig, CosmoForConditionalGeneration, exist_ok=True)
+AutoProcessor.register(CosmoConfig, CosmoProcessor, exist_ok=True)

@@ -1,0 +1,68 @@
+"""The cache of a running text: keys and values of the text and of its media, and where each medium stands.
+
+Shape letters: R text rows (samples x beams), B samples, M media slots.
+"""
+
+import torch
+from transformers import Cache, DynamicCache, EncoderDecoderCache
+
+from .media_attention_cosmo import PADDING_SLOT
+
+
+class CosmoCache(EncoderDecoderCache):
+    """Self-attention cache of the language model beside the projected keys and values of the media.
+
+    The media part has one row per sample, not per beam: beams of a sample see the same media, so that neither
+    expanding nor reordering beams touches it. It grows when a later turn brings new media.
+    """
+
+    def __init__(self, self_attention_cache: Cache, cross_attention_cache: Cache | None = None) -> None:
+        super().__init__(self_attention_cache, cross_attention_cache or DynamicCache())
+        self.places: torch.Tensor | None = None
+        """Place of every media slot in its sample's order, shape `(B, M)`; see `media_places`."""
+        self.num_seen: torch.Tensor | None = None
+        """Media that each text row has come to so far, shape `(R,)`; generated placeholders do not count."""
+
+    def add_media(self, places: torch.Tensor) -> torch.Tensor:
+        """Append the slots of new media to those of earlier turns.
+
+        Args:
+            places: output of `media_places` for the new media alone, shape `(B, M_new)`.
+
+        Returns:
+            The places of all slots, shape `(B, M)`.
+        """
+        if self.places is not None:
+            num_before = (self.places != PADDING_SLOT).sum(dim=-1, keepdim=True)  # (B, 1)
+            places = torch.where(places == PADDING_SLOT, places, places + num_before)
+            places = torch.cat([self.places, places], dim=-1)
+        self.places = places
+        return places
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        """Reorder the text's part; the media of all beams of a sample are the same."""
+        self.self_attention_cache.reorder_cache(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat the text's part; its new rows share their sample's media."""
+        self.self_attention_cache.batch_repeat_interleave(repeats)
+        if self.num_seen is not None:
+            self.num_seen = self.num_seen.repeat_interleave(repeats)
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep some rows; only for a cache with one text row per sample."""
+        self.self_attention_cache.batch_select_indices(indices)
+        if self.places is not None and self.num_seen is not None:
+            if len(self.places) != len(self.num_seen):
+                raise ValueError(
+                    f"cannot select rows: {len(self.num_seen)} text rows share {len(self.places)} samples"
+                )
+            self.cross_attention_cache.batch_select_indices(indices)
+            self.places = self.places[indices]
+        if self.num_seen is not None:
+            self.num_seen = self.num_seen[indices]
+
+    def reset(self) -> None:
+        """Forget the text and its media."""
+        super().reset()
+        self.places = self.num_seen = None

@@ -1,0 +1,202 @@
+"""Gated cross-attention, and the wrapper that puts it before a stock decoder layer (Flamingo, arXiv:2204.14198, 2.2).
+
+Media travel as arguments: a wrapper holds no state between calls.
+Shape letters: B samples, N text rows per sample, R = B * N, L text length, S = M * V visual tokens of a sample,
+H heads, C channels of a head, D_v and D_t widths of vision tower and language model.
+"""
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Cache
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .attention_cosmo import FeedForward, attend, split_heads
+from .configuration_cosmo import CosmoConfig
+from .media_attention_cosmo import MediaVisibility
+
+
+@dataclass
+class TextTap:
+    """Takes the hidden states after some layers, for the text embedding, and may end the pass there."""
+
+    num_layers: int
+    """Take the states after so many layers."""
+    stop: bool
+    """Skip the layers above."""
+    hidden_states: torch.Tensor | None = None
+    """The states, shape `(R, L, D_t)`, once they have been computed."""
+
+
+class CosmoCrossAttention(nn.Module):
+    """Text tokens attend to the visual tokens of their media."""
+
+    def __init__(self, config: CosmoConfig, block_index: int) -> None:
+        super().__init__()
+        self.config = config
+        self.block_index = block_index
+        self.num_heads = config.cross_attention_heads
+        head_dim = config.cross_attention_head_dim // config.compress_ratio
+        self.scaling = (config.cross_attention_head_dim if config.scale_by_uncompressed_head else head_dim) ** -0.5
+        width, inner_width = config.text_config.hidden_size, self.num_heads * head_dim
+        self.norm = nn.LayerNorm(width)
+        self.q_proj = nn.Linear(width, inner_width, bias=False)
+        self.k_proj = nn.Linear(config.vision_config.hidden_size, inner_width, bias=False)
+        self.v_proj = nn.Linear(config.vision_config.hidden_size, inner_width, bias=False)
+        self.o_proj = nn.Linear(inner_width, width, bias=False)
+        self.q_norm = nn.LayerNorm(inner_width) if config.qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(inner_width) if config.qk_norm else nn.Identity()
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        visual_tokens: torch.Tensor | None,
+        visibility: MediaVisibility,
+        cache: Cache | None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attend to new media, cached media, or both.
+
+        Args:
+            hidden_states: shape `(R, L, D_t)`; rows of one sample are neighbours.
+            visual_tokens: of media that are new in this pass, shape `(B, S_new, D_v)`.
+            visibility: who sees what among all media of the text.
+            cache: holds the projected media of this text, slot `block_index`; new ones are added.
+
+        Returns:
+            Shape `(R, L, D_t)`, zero where a token sees no medium, and the weights `(B, H, N * L, S)` if eager.
+        """
+        key, value = self._project(visual_tokens, cache)  # (B, H, S, C)
+        query = self.q_norm(self.q_proj(self.norm(hidden_states)))
+        query = split_heads(query.view(len(key), -1, query.shape[-1]), self.num_heads)  # (B, H, N * L, C)
+        attended, weights = attend(
+            self, query, key, value, visibility.mask, self.scaling, self.config._attn_implementation
+        )
+        attended = attended.flatten(2)  # (B, N * L, H * C)
+        if visibility.sees_any is not None:
+            attended = attended * visibility.sees_any
+        return self.o_proj(attended.view(*hidden_states.shape[:2], -1)), weights
+
+    def _project(self, visual_tokens: torch.Tensor | None, cache: Cache | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of all media, each projected in the pass that brought it and cached from then on."""
+        if visual_tokens is None:
+            assert cache is not None
+            layer = cache.layers[self.block_index]
+            return layer.keys, layer.values
+        key = split_heads(self.k_norm(self.k_proj(visual_tokens)), self.num_heads)
+        value = split_heads(self.v_proj(visual_tokens), self.num_heads)
+        return (key, value) if cache is None else cache.update(key, value, self.block_index)
+
+
+class CosmoGatedBlock(nn.Module):
+    """Cross-attention and a feed-forward layer, each behind a tanh gate that starts closed."""
+
+    def __init__(self, config: CosmoConfig, block_index: int) -> None:
+        super().__init__()
+        width = config.text_config.hidden_size
+        self.attention = CosmoCrossAttention(config, block_index)
+        self.attention_gate = nn.Parameter(torch.zeros(1))
+        self.feed_forward = FeedForward(width, config.feed_forward_factor * width // config.compress_ratio)
+        self.feed_forward_gate = nn.Parameter(torch.zeros(1))
+
+    @torch.no_grad()
+    def initialise_own_parameters(self) -> None:
+        """Close both gates, so that the model starts as the plain language model."""
+        init.zeros_(self.attention_gate)
+        init.zeros_(self.feed_forward_gate)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        visual_tokens: torch.Tensor | None,
+        visibility: MediaVisibility | None,
+        cache: Cache | None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """As `CosmoCrossAttention.forward`, with the residuals; no `visibility`: a text without media."""
+        weights = None
+        if visibility is not None:
+            attended, weights = self.attention(hidden_states, visual_tokens, visibility, cache)
+            hidden_states = hidden_states + self.attention_gate.tanh() * attended
+        return hidden_states + self.feed_forward_gate.tanh() * self.feed_forward(hidden_states), weights
+
+
+class CosmoDecoderLayer(GradientCheckpointingLayer):
+    """A stock decoder layer, with a gated block before it where the config says so."""
+
+    def __init__(self, decoder_layer: nn.Module, layer_index: int, cross_attention: CosmoGatedBlock | None) -> None:
+        super().__init__()
+        self.decoder_layer = decoder_layer
+        self.layer_index = layer_index
+        self.cross_attention = cross_attention
+
+    def __getattr__(self, name: str) -> Any:
+        """What a language model reads from its layers, such as `attention_type`, comes from the stock one."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name.startswith("_") or name == "decoder_layer":
+                raise
+            return getattr(self.decoder_layer, name)
+
+    def __call__(
+        self,
+        hidden_states: torch.Tensor,
+        *args: Any,
+        visual_tokens: torch.Tensor | None = None,
+        text_tap: TextTap | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Serve the tap; hand on visual tokens by position, as reentrant checkpointing differentiates only those."""
+        if text_tap is not None and text_tap.stop and self.layer_index >= text_tap.num_layers:
+            return hidden_states
+        output = super().__call__(hidden_states, visual_tokens, *args, **kwargs)
+        if text_tap is not None and self.layer_index == text_tap.num_layers - 1:
+            text_tap.hidden_states = output
+        return output
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        visual_tokens: torch.Tensor | None = None,
+        *args: Any,
+        visibility: MediaVisibility | None = None,
+        cross_attention_cache: Cache | None = None,
+        cross_attentions: list[torch.Tensor] | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """The block, then the stock layer with the rest of the arguments; appends weights to `cross_attentions`."""
+        if self.cross_attention is not None:
+            hidden_states, weights = self.cross_attention(
+                hidden_states, visual_tokens, visibility, cross_attention_cache
+            )
+            if cross_attentions is not None and weights is not None:
+                cross_attentions.append(weights)
+        return self.decoder_layer(hidden_states, *args, **kwargs)
+
+
+def wrap_decoder_layers(language_model: nn.Module, config: CosmoConfig) -> None:
+    """Replace every decoder layer by a `CosmoDecoderLayer` around it, with blocks where the config wants them.
+
+    Args:
+        language_model: any language model of transformers that keeps its layers in one `ModuleList` and passes
+            keyword arguments on to them.
+        config: says where the blocks stand.
+
+    Raises:
+        ValueError: if the language model is not such a one, saying what is missing.
+    """
+    name, num_layers = type(language_model).__name__, config.text_config.num_hidden_layers
+    stacks = (module for module in language_model.modules() if isinstance(module, nn.ModuleList))
+    layers = next((stack for stack in stacks if len(stack) == num_layers), None)
+    if layers is None:
+        raise ValueError(f"{name} has no ModuleList of {num_layers} decoder layers, so no block can be put before one")
+    parameters = inspect.signature(language_model.forward).parameters.values()
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        raise ValueError(f"{name}.forward takes no **kwargs, so visual tokens cannot reach its decoder layers")
+    positions = config.block_positions
+    for index, layer in enumerate(layers):
+        block = CosmoGatedBlock(config, positions.index(index)) if index in positions else None
+        layers[index] = CosmoDecoderLayer(layer, index, block)

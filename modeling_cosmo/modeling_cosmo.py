@@ -1,0 +1,552 @@
+"""CosMo: a frozen vision tower, a resampler, a language model with gated blocks, and a contrastive head.
+
+The paper is arXiv:2401.00849. Shape letters: B samples, R text rows (B, or B x beams), L text length, M media,
+F frames, P patches, V visual tokens, D_v and D_t widths of vision tower and language model, E shared embedding.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoModel, Cache, DynamicCache, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .attention_cosmo import initialise_linear
+from .cache_cosmo import CosmoCache
+from .configuration_cosmo import CosmoConfig
+from .contrastive_cosmo import contrastive_loss, gather_rows
+from .cross_attention_cosmo import TextTap, wrap_decoder_layers
+from .generation_cosmo import CosmoGenerationMixin, default_generation_tokens
+from .media_attention_cosmo import PADDING_SLOT, MediaVisibility, last_media_index, media_places, media_visibility
+from .resampler_cosmo import CosmoResampler
+from .text_pool_cosmo import CosmoTextPool
+from .towers_cosmo import PreTrainedTowers, load_towers
+from .vision_cosmo import check_patch_tokens, encode_patches
+
+
+@dataclass
+class CosmoModelOutput(ModelOutput):
+    """Output of `CosmoModel`; what was not computed is `None`."""
+
+    last_hidden_state: torch.Tensor | None = None
+    """States of the language model's last layer, shape `(R, L, D_t)`."""
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
+    """Weights of each gated block, shape `(B, heads, R / B * L, M * V)`; with eager attention only."""
+    text_embeds: torch.Tensor | None = None
+    """Unit length, shape `(B, E)`."""
+    vision_embeds: torch.Tensor | None = None
+    """Unit length, shape `(B, E)`."""
+    visual_tokens: torch.Tensor | None = None
+    """What the gated blocks attend to, shape `(B, M, V, D_v)`."""
+
+
+@dataclass
+class CosmoCausalLMOutput(ModelOutput):
+    """Output of `CosmoForConditionalGeneration`; what was not computed is `None`."""
+
+    loss: torch.Tensor | None = None
+    """`lm_loss + contrastive_weight * contrastive_loss`, in nats."""
+    lm_loss: torch.Tensor | None = None
+    """Mean cross-entropy of the next token over all labels that count, in nats."""
+    contrastive_loss: torch.Tensor | None = None
+    """See `contrastive_loss`, in nats."""
+    logits: torch.Tensor | None = None
+    """Shape `(R, L, vocabulary)`."""
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
+    text_embeds: torch.Tensor | None = None
+    """Unit length, shape `(B, E)`."""
+    vision_embeds: torch.Tensor | None = None
+    """Unit length, shape `(B, E)`."""
+    visual_tokens: torch.Tensor | None = None
+    """Shape `(B, M, V, D_v)`, on request."""
+
+
+class CosmoPreTrainedModel(PreTrainedModel):
+    """What transformers needs to know about CosMo models."""
+
+    config_class = CosmoConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "video", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules: ClassVar[list[str]] = ["CosmoDecoderLayer", "CosmoResamplerLayer", "CosmoTextPool"]
+    _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values", "cross_attention_cache"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.Linear):
+            initialise_linear(module)
+        if hasattr(module, "initialise_own_parameters"):
+            module.initialise_own_parameters()
+
+    @torch.no_grad()
+    def initialize_weights(self) -> None:
+        """Gated blocks first: they stand inside the language model, which would initialise them by its own rules."""
+        for module in self.modules():
+            for part in _gated_block(module).modules() if _gated_block(module) is not None else ():
+                self._initialize_weights(part, self.is_custom_code())
+        super().initialize_weights()
+
+    def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
+        """Checkpoint the wrappers, not again the stock layers inside them."""
+        super()._set_gradient_checkpointing(*args, **kwargs)
+        for module in self.modules():
+            if hasattr(module, "decoder_layer") and hasattr(module, "cross_attention"):
+                module.decoder_layer.gradient_checkpointing = False
+
+
+def _gated_block(module: nn.Module) -> nn.Module | None:
+    return module._modules.get("cross_attention") if "decoder_layer" in module._modules else None
+
+
+class CosmoModel(CosmoPreTrainedModel):
+    """Both towers, the resampler, the gated blocks and the contrastive head; no language-model head."""
+
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"^lm_head\."]
+
+    def __init__(self, config: CosmoConfig, towers: PreTrainedTowers | None = None) -> None:
+        super().__init__(config)
+        self.vision_tower = towers.vision if towers else AutoModel.from_config(config.vision_config)
+        self.language_model = towers.language_model if towers else AutoModel.from_config(config.text_config)
+        check_patch_tokens(self.vision_tower, config.patch_tokens)
+        wrap_decoder_layers(self.language_model, config)
+        self.resampler = CosmoResampler(config)
+        if config.contrastive:
+            self.text_pool = CosmoTextPool(config)
+            self.text_projection = nn.Linear(config.text_config.hidden_size, config.shared_dim, bias=False)
+            self.vision_projection = nn.Linear(config.vision_config.hidden_size, config.shared_dim, bias=False)
+            self.logit_scale = nn.Parameter(torch.empty(1))
+        self.towers_frozen = False
+        self.post_init()
+
+    @torch.no_grad()
+    def initialise_own_parameters(self) -> None:
+        """Set the temperature that training starts from."""
+        if self.config.contrastive:
+            init.constant_(self.logit_scale, self.config.logit_scale_init)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Token embeddings of the language model."""
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the token embeddings of the language model."""
+        self.language_model.set_input_embeddings(value)
+
+    def freeze_towers(self) -> None:
+        """Stop training of the vision tower and of the language model but for its gated blocks.
+
+        Frozen parts stay in eval mode (no dropout) when the model is put into training mode.
+        """
+        self.towers_frozen = True
+        self.vision_tower.requires_grad_(False)
+        self.language_model.requires_grad_(False)
+        for block in self._gated_blocks():
+            block.requires_grad_(True)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """As usual, except that frozen towers stay in eval mode."""
+        super().train(mode)
+        if mode and self.towers_frozen:
+            self.vision_tower.eval()
+            self.language_model.eval()
+            for module in self.language_model.modules():
+                if "decoder_layer" in module._modules:
+                    module.training = True  # the wrapper itself has no dropout, but checkpoints only in training mode
+            for block in self._gated_blocks():
+                block.train()
+        return self
+
+    def _gated_blocks(self) -> list[nn.Module]:
+        return [block for module in self.modules() if (block := _gated_block(module)) is not None]
+
+    def encode_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Patch tokens of every frame, by the vision tower alone: computed once, they can stand in for pixels.
+
+        Args:
+            pixel_values: shape `(B, M, F, 3, height, width)`.
+
+        Returns:
+            Shape `(B, M, F, P, D_v)`.
+        """
+        patches = encode_patches(self.vision_tower, pixel_values.flatten(0, 2), self.config.patch_tokens)
+        return patches.unflatten(0, pixel_values.shape[:3])
+
+    def resample(self, vision_features: torch.Tensor, media_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Latents of every medium, `(B, M, F, P, D_v)` -> `(B, M, 1 + V, D_v)`; the class latent is the first."""
+        mask = None if media_mask is None else media_mask.flatten(0, 1)
+        latents = self.resampler(vision_features.flatten(0, 1).to(self.resampler.latents.dtype), mask)
+        return latents.unflatten(0, vision_features.shape[:2])
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        media_mask: torch.Tensor | None = None,
+        vision_features: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        compute_embeds: bool = True,
+        output_visual_tokens: bool = False,
+        **kwargs: Any,
+    ) -> CosmoModelOutput:
+        """Read texts and their media.
+
+        Args:
+            input_ids: shape `(R, L)`; the k-th `<visual>` of a row stands for its k-th medium.
+            attention_mask: shape `(R, L)` (with a cache: all tokens so far), zero at padding.
+            position_ids: shape `(R, L)`; default: the language model's own.
+            past_key_values: text and media of earlier passes; media given now are added to those.
+            inputs_embeds: in place of `input_ids`, shape `(R, L, D_t)`.
+            pixel_values: frames of the media that are new in this pass, shape `(B, M, F, 3, height, width)`.
+            media_mask: boolean, shape `(B, M, F)`, `True` where a frame is real; all real if absent.
+            vision_features: in place of `pixel_values`, output of `encode_frames`, shape `(B, M, F, P, D_v)`.
+            use_cache: whether to return a cache. Default: as the language model's config says.
+            compute_embeds: whether to compute text and vision embeddings.
+            output_visual_tokens: whether to return the visual tokens.
+            kwargs: handed on to the language model, among them `output_hidden_states` and `output_attentions`.
+        """
+        cache = self._open_cache(past_key_values, use_cache)
+        latents = self._encode_media(pixel_values, vision_features, media_mask)  # (B, M, 1 + V, D_v)
+        visual_tokens = None if latents is None else latents[:, :, -self.config.num_visual_tokens :]  # (B, M, V, D_v)
+        visibility = self._look_at_media(input_ids, inputs_embeds, visual_tokens, media_mask, cache)
+        tap = (
+            TextTap(self.config.text_embedding_depth, stop=False)
+            if compute_embeds and self.config.contrastive
+            else None
+        )
+        cross_attentions: list[torch.Tensor] | None = [] if kwargs.get("output_attentions") else None
+
+        outputs = self.language_model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=None if cache is None else cache.self_attention_cache,
+            inputs_embeds=inputs_embeds,
+            use_cache=cache is not None,
+            visual_tokens=None if visual_tokens is None else visual_tokens.flatten(1, 2),  # (B, M * V, D_v)
+            visibility=visibility,
+            cross_attention_cache=None if cache is None else cache.cross_attention_cache,
+            cross_attentions=cross_attentions,
+            text_tap=tap,
+            **kwargs,
+        )
+        return CosmoModelOutput(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=cache,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            cross_attentions=None if cross_attentions is None else tuple(cross_attentions),
+            text_embeds=None if tap is None else self._embed_text(tap.hidden_states, attention_mask),
+            vision_embeds=None if tap is None or latents is None else self._embed_vision(latents, media_mask),
+            visual_tokens=visual_tokens if output_visual_tokens else None,
+        )
+
+    def _open_cache(self, past_key_values: Cache | None, use_cache: bool | None) -> CosmoCache | None:
+        """The cache that this pass reads and fills; one that holds text alone gets a place for media."""
+        if past_key_values is not None:
+            has_media = hasattr(past_key_values, "places")
+            return past_key_values if has_media else CosmoCache(past_key_values)
+        if use_cache is None:
+            use_cache = getattr(self.config.text_config, "use_cache", True)
+        if not use_cache or (self.training and self.is_gradient_checkpointing):
+            return None
+        return CosmoCache(DynamicCache(config=self.config.text_config))
+
+    def _encode_media(
+        self, pixel_values: torch.Tensor | None, vision_features: torch.Tensor | None, media_mask: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        if vision_features is None and pixel_values is not None:
+            vision_features = self.encode_frames(pixel_values)
+        return None if vision_features is None else self.resample(vision_features, media_mask)
+
+    def _look_at_media(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        visual_tokens: torch.Tensor | None,
+        media_mask: torch.Tensor | None,
+        cache: CosmoCache | None,
+    ) -> MediaVisibility | None:
+        """Who sees which medium; `None` for a text that has had none so far.
+
+        Placeholders count only in a pass that brings media: one that the model itself emits changes nothing.
+        """
+        is_placeholder = self._find_placeholders(input_ids, inputs_embeds)  # (R, L)
+        places = None if cache is None else cache.places
+        if visual_tokens is None:
+            is_placeholder = torch.zeros_like(is_placeholder)
+        else:
+            is_real = (
+                is_placeholder.new_ones(visual_tokens.shape[:2]) if media_mask is None else media_mask.any(dim=-1)
+            )
+            new_places = media_places(is_real)  # (B, M)
+            places = new_places if cache is None else cache.add_media(new_places)
+        if places is None:
+            return None
+        num_media = (places != PADDING_SLOT).sum(dim=-1).repeat_interleave(len(is_placeholder) // len(places))  # (R,)
+        num_seen = torch.zeros_like(num_media) if cache is None or cache.num_seen is None else cache.num_seen
+        media_index = last_media_index(is_placeholder, num_seen, num_media)  # (R, L)
+        if cache is not None:
+            cache.num_seen = media_index[:, -1] + 1
+        return media_visibility(
+            media_index,
+            places,
+            self.config.num_visual_tokens,
+            self.config.only_attend_immediate_media,
+            self.config.uniform_before_first_medium and not self.config.only_attend_immediate_media,
+        )
+
+    def _find_placeholders(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
+        """Boolean `(R, L)`, `True` at `<visual>`; among embeddings, at those equal to that of `<visual>`."""
+        if self.config.visual_token_id is None:
+            raise ValueError("the config has no visual_token_id; build the model with a processor, or set it")
+        if input_ids is not None:
+            return input_ids == self.config.visual_token_id
+        if inputs_embeds is None:
+            raise ValueError("give input_ids or inputs_embeds")
+        token = torch.full((), self.config.visual_token_id, device=inputs_embeds.device)
+        return (inputs_embeds == self.get_input_embeddings()(token)).all(dim=-1)
+
+    def _embed_text(self, hidden_states: torch.Tensor | None, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """States after the unimodal layers, `(B, L, D_t)` -> `(B, E)`, unit length."""
+        assert hidden_states is not None
+        if attention_mask is not None and attention_mask.shape != hidden_states.shape[:2]:
+            attention_mask = None  # of a cached pass, or 4D: this piece of text has no padding of its own
+        return F.normalize(self.text_projection(self.text_pool(hidden_states, attention_mask)), dim=-1)
+
+    def _embed_vision(self, latents: torch.Tensor, media_mask: torch.Tensor | None) -> torch.Tensor:
+        """Class latents, `(B, M, 1 + V, D_v)` -> mean over a sample's media -> `(B, E)`, unit length."""
+        class_latents = latents[:, :, 0]  # (B, M, D_v)
+        if media_mask is None or self.config.vision_mean_includes_padding:
+            mean = class_latents.mean(dim=1)
+        else:
+            weights = media_mask.any(dim=-1, keepdim=True).to(class_latents.dtype)  # (B, M, 1)
+            mean = (class_latents * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+        return F.normalize(self.vision_projection(mean), dim=-1)
+
+    @can_return_tuple
+    def get_text_features(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """Embed texts by the unimodal half alone: neither the upper layers nor the vision tower run.
+
+        Args:
+            input_ids: shape `(B, L)`.
+            attention_mask: shape `(B, L)`, zero at padding.
+            kwargs: handed on to the language model.
+
+        Returns:
+            `pooler_output` of shape `(B, E)`, unit length, and `last_hidden_state` `(B, L, D_t)` of the unimodal half.
+        """
+        self._require_contrastive()
+        tap = TextTap(self.config.text_embedding_depth, stop=True)
+        self.language_model(
+            input_ids=input_ids, attention_mask=attention_mask, use_cache=False, text_tap=tap, **kwargs
+        )
+        return BaseModelOutputWithPooling(
+            last_hidden_state=tap.hidden_states, pooler_output=self._embed_text(tap.hidden_states, attention_mask)
+        )
+
+    @can_return_tuple
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        media_mask: torch.Tensor | None = None,
+        vision_features: torch.Tensor | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """Embed the media of each sample; arguments as in `forward`.
+
+        Returns:
+            `pooler_output` `(B, E)`, unit length, and `last_hidden_state` `(B, M, V, D_v)`, the visual tokens.
+        """
+        self._require_contrastive()
+        latents = self._encode_media(pixel_values, vision_features, media_mask)
+        if latents is None:
+            raise ValueError("give pixel_values or vision_features")
+        return BaseModelOutputWithPooling(
+            last_hidden_state=latents[:, :, 1:], pooler_output=self._embed_vision(latents, media_mask)
+        )
+
+    def get_video_features(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
+        """As `get_image_features`: pictures are media of one frame."""
+        return self.get_image_features(*args, **kwargs)
+
+    def _require_contrastive(self) -> None:
+        if not self.config.contrastive:
+            raise ValueError("this model has no contrastive head (contrastive is False in its config)")
+
+
+class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
+    """CosMo with its language-model head: writes text about media, and computes both losses."""
+
+    accepts_loss_kwargs = False  # each term is a mean already: Trainer must average over accumulation steps
+
+    def __init__(self, config: CosmoConfig, towers: PreTrainedTowers | None = None) -> None:
+        super().__init__(config)
+        self.model = CosmoModel(config, towers)
+        embeddings = self.model.get_input_embeddings()
+        num_tokens, width = embeddings.weight.shape
+        self.lm_head = towers.head if towers else nn.Linear(width, num_tokens, bias=False)
+        name = next(name for name, module in self.named_modules() if module is embeddings)
+        self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
+        for key, value in default_generation_tokens(config).items():
+            setattr(self.generation_config, key, value)
+        self.post_init()
+
+    @classmethod
+    def from_towers(
+        cls,
+        vision: Any,
+        text: Any,
+        processor: Any = None,
+        dtype: torch.dtype = torch.float32,
+        **cosmo_options: Any,
+    ) -> Self:
+        """Join two pretrained towers; the new parts start untrained and with closed gates.
+
+        Args:
+            vision: path, id or instance of a CLIP or SigLIP model, or of its vision tower.
+            text: path, id or instance of a causal language model. Instances are taken over, not copied.
+            processor: a `CosmoProcessor` of these towers: its special tokens get embeddings and their ids go into
+                the config. Without it `visual_token_id` must be among the options.
+            dtype: of all weights.
+            cosmo_options: fields of `CosmoConfig`.
+
+        Raises:
+            ValueError: if a tower is of a kind that cannot serve, or an option contradicts the towers.
+        """
+        towers, token_ids = load_towers(vision, text, processor, dtype)
+        configs = {"vision_config": towers.vision.config, "text_config": towers.language_model.config}
+        attention = {name: config._attn_implementation for name, config in configs.items()}
+        config = CosmoConfig(**configs | {"attn_implementation": attention} | token_ids | cosmo_options)
+        return cls(config, towers).to(dtype)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Token embeddings of the language model."""
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the token embeddings of the language model."""
+        self.model.set_input_embeddings(value)
+
+    def freeze_towers(self) -> None:
+        """Train only the resampler, the gated blocks and the contrastive head; see `CosmoModel.freeze_towers`."""
+        self.model.freeze_towers()
+        self.lm_head.requires_grad_(False)
+
+    def encode_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """See `CosmoModel.encode_frames`."""
+        return self.model.encode_frames(pixel_values)
+
+    def get_text_features(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
+        """See `CosmoModel.get_text_features`."""
+        return self.model.get_text_features(*args, **kwargs)
+
+    def get_image_features(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
+        """See `CosmoModel.get_image_features`."""
+        return self.model.get_image_features(*args, **kwargs)
+
+    def get_video_features(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
+        """See `CosmoModel.get_image_features`."""
+        return self.model.get_image_features(*args, **kwargs)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        media_mask: torch.Tensor | None = None,
+        vision_features: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        compute_contrastive: bool | None = True,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Any,
+    ) -> CosmoCausalLMOutput:
+        """Score texts about media, and with `labels` compute both losses; other arguments as in `CosmoModel.forward`.
+
+        Args:
+            input_ids: see `CosmoModel.forward`.
+            attention_mask: see `CosmoModel.forward`.
+            position_ids: see `CosmoModel.forward`.
+            past_key_values: see `CosmoModel.forward`.
+            inputs_embeds: see `CosmoModel.forward`.
+            pixel_values: see `CosmoModel.forward`.
+            media_mask: see `CosmoModel.forward`.
+            vision_features: see `CosmoModel.forward`.
+            labels: token ids, shape `(B, L)`, not shifted; -100 does not count.
+            use_cache: see `CosmoModel.forward`; off by default where labels are given.
+            compute_contrastive: whether to compute the embeddings and, with labels, the contrastive loss.
+            logits_to_keep: compute logits of the last so many tokens only (0: all), or at these positions.
+            kwargs: see `CosmoModel.forward`.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            pixel_values=pixel_values,
+            media_mask=media_mask,
+            vision_features=vision_features,
+            use_cache=False if labels is not None and use_cache is None else use_cache,
+            compute_embeds=bool(compute_contrastive),
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])  # (R, L, vocabulary)
+        lm_loss = contrastive = loss = None
+        if labels is not None:
+            loss = lm_loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1])
+            if outputs.text_embeds is not None and outputs.vision_embeds is not None:
+                contrastive = self._contrastive_loss(outputs.vision_embeds, outputs.text_embeds)
+                loss = lm_loss + self.config.contrastive_weight * contrastive
+        return CosmoCausalLMOutput(
+            loss=loss,
+            lm_loss=lm_loss,
+            contrastive_loss=contrastive,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            cross_attentions=outputs.cross_attentions,
+            text_embeds=outputs.text_embeds,
+            vision_embeds=outputs.vision_embeds,
+            visual_tokens=outputs.visual_tokens,
+        )
+
+    def _contrastive_loss(self, vision_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
+        """Over the samples of all processes, unless the config says otherwise."""
+        if self.config.contrastive_gather:
+            vision_embeds, text_embeds = gather_rows(vision_embeds), gather_rows(text_embeds)
+        return contrastive_loss(vision_embeds, text_embeds, self.model.logit_scale.exp())
+
+
+CosmoModel.register_for_auto_class("AutoModel")
+CosmoForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")

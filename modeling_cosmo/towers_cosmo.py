@@ -1,0 +1,80 @@
+"""Loads pretrained towers and makes room for the special tokens of CosMo."""
+
+from os import PathLike
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+
+
+class PreTrainedTowers(NamedTuple):
+    """The parts of pretrained towers that CosMo uses."""
+
+    vision: PreTrainedModel
+    language_model: PreTrainedModel
+    """The language model without its head."""
+    head: nn.Linear
+
+
+def load_towers(vision: Any, text: Any, processor: Any, dtype: torch.dtype) -> tuple[PreTrainedTowers, dict[str, Any]]:
+    """Load both towers; with a processor, give its special tokens embeddings.
+
+    Args:
+        vision: path, id or instance of a model with a vision tower.
+        text: path, id or instance of a causal language model.
+        processor: a `CosmoProcessor`, or `None`.
+        dtype: of weights that are loaded.
+
+    Returns:
+        The towers, and the token ids for the config.
+
+    Raises:
+        ValueError: if a tower is of a kind that cannot serve.
+    """
+    if isinstance(vision, str | PathLike):
+        vision = AutoModel.from_pretrained(vision, dtype=dtype)
+    if isinstance(text, str | PathLike):
+        text = AutoModelForCausalLM.from_pretrained(text, dtype=dtype)
+    token_ids = {} if processor is None else _add_token_embeddings(text, processor)
+    towers = PreTrainedTowers(getattr(vision, "vision_model", vision), text.base_model, _plain_head(text))
+    for tower in towers:
+        for module in tower.modules():
+            module._is_hf_initialized = True  # pretrained: not to be initialised again
+    return towers, token_ids
+
+
+def _plain_head(text: PreTrainedModel) -> nn.Linear:
+    head = text.get_output_embeddings()
+    if text.base_model is text or not isinstance(head, nn.Linear) or head.bias is not None:
+        raise ValueError(f"{type(text).__name__} is no causal language model with a plain linear head without bias")
+    if getattr(text.config, "final_logit_softcapping", None) or getattr(text.config, "logit_scale", None):
+        raise ValueError(f"{type(text).__name__} changes its logits after the head, which CosMo does not reproduce")
+    return head
+
+
+def _add_token_embeddings(text: PreTrainedModel, processor: Any) -> dict[str, Any]:
+    """Grow the vocabulary where it is too small, and draw the embeddings of tokens that the tower never saw.
+
+    Each new row is drawn on its own from the spread of the known ones: rows alike could not be told apart by a head
+    that shares them and stays frozen.
+    """
+    tokenizer, config = processor.tokenizer, text.config.get_text_config()
+    num_known, num_needed = config.vocab_size, len(tokenizer)
+    if num_needed > num_known:
+        text.resize_token_embeddings(num_needed, mean_resizing=False)
+    untrained = {tokenizer.convert_tokens_to_ids(token) for token in getattr(processor, "_untrained_tokens", ())}
+    new_rows = sorted(untrained | set(range(num_known, num_needed)))
+    for layer in (text.get_input_embeddings(), text.get_output_embeddings()) if new_rows else ():
+        _draw_rows(layer.weight, new_rows)
+    return processor.token_ids() | {
+        "bos_token_id": config.bos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id,
+        "eos_token_id": config.eos_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id,
+    }
+
+
+@torch.no_grad()
+def _draw_rows(table: torch.Tensor, rows: list[int]) -> None:
+    known = table[: rows[0]].float()
+    noise = torch.randn(len(rows), table.shape[1], device=table.device)
+    table[rows] = (known.mean(dim=0) + known.std(dim=0) * noise).to(table.dtype)

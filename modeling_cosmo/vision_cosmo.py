@@ -1,0 +1,41 @@
+"""Patch tokens from a vision tower of transformers (CLIP, SigLIP).
+
+Shape letters: N pictures, P patches, D width.
+"""
+
+import torch
+from torch import nn
+
+
+def encode_patches(tower: nn.Module, pixel_values: torch.Tensor, patch_tokens: str) -> torch.Tensor:
+    """Patch tokens of each picture, without the class token.
+
+    Args:
+        tower: a `CLIPVisionModel`, whose last hidden state comes before the final LayerNorm, or a `SiglipVisionModel`,
+            which normalises it already.
+        pixel_values: shape `(N, 3, height, width)`.
+        patch_tokens: `before_ln_post` or `after_ln_post`; see the config.
+
+    Returns:
+        Shape `(N, P, D)`.
+    """
+    states = tower(pixel_values=pixel_values.to(tower.dtype)).last_hidden_state
+    if hasattr(tower.embeddings, "class_embedding"):
+        states = states[:, 1:]
+        if patch_tokens == "after_ln_post":
+            states = tower.post_layernorm(states)
+    return states
+
+
+def check_patch_tokens(tower: nn.Module, patch_tokens: str) -> None:
+    """Refuse patch tokens that a tower cannot give.
+
+    Raises:
+        ValueError: if the tower always normalises its patch tokens and the config wants them before that.
+    """
+    if not hasattr(tower, "embeddings"):
+        raise ValueError(f"vision tower {type(tower).__name__} is neither a CLIP nor a SigLIP vision model")
+    if patch_tokens == "before_ln_post" and not hasattr(tower.embeddings, "class_embedding"):
+        raise ValueError(
+            f"{type(tower).__name__} gives patch tokens after its LayerNorm: set patch_tokens='after_ln_post'"
+        )
