@@ -24,9 +24,6 @@ app = typer.Typer(
 toy = typer.Typer(help="The toy world: narrated videos with known truth, and the small towers that see them.")
 app.add_typer(toy, name="toy", no_args_is_help=True)
 
-EXIT_QUARANTINED = 3
-"""`cosmo build` ended well, but inputs were damaged and are listed in quarantine.jsonl."""
-
 EXTRA_OF = {  # a module whose absence means that an extra of pyproject.toml is not installed
     "accelerate": "train",
     "av": "data",
@@ -85,15 +82,62 @@ def toy_videos(
     typer.echo(f"{output}: " + ", ".join(f"{count} {split}" for split, count in counts.items()))
 
 
+@toy.command("towers")
+def toy_towers(
+    output: Annotated[Path, typer.Option(help="Where the folders clip and opt go.")],
+    seed: Annotated[int, typer.Option(help="Same seed, same towers on the same machine.")] = 0,
+) -> None:
+    """Train the toy world's vision and language towers from nothing (hours on 2 cores). Goes on where it stopped."""
+    from dataset_builder.toy.train_towers import TowerSettings, train_towers
+
+    for name, scores in train_towers(output, TowerSettings(seed=seed)).items():
+        typer.echo(f"{output / name}: " + ", ".join(f"{key} {value:.4g}" for key, value in scores.items()))
+
+
+@app.command()
+def build(
+    input_dir: Annotated[Path, typer.Argument(metavar="INPUT", help="A folder of videos, subtitles beside them.")],
+    output: Annotated[Path, typer.Option(help="The corpus folder.")],
+    recipe: Annotated[str, typer.Option(help="A shipped recipe (laptop, toy) or a YAML file.")] = "laptop",
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default one a core.")] = None,
+    allow_quarantine: Annotated[
+        bool, typer.Option("--allow-quarantine", help="Exit with 0 although damaged files were left out.")
+    ] = False,
+) -> None:
+    """Turn a folder of videos into a corpus that streams. Goes on where it stopped; exits with 3 on damaged files."""
+    from dataset_builder.build import build_corpus
+
+    try:
+        summary = build_corpus(input_dir, output, recipe, workers=workers, allow_quarantine=allow_quarantine)
+    except RuntimeError as error:  # another build at work in the same folder, or a worker was killed
+        raise ValueError(str(error)) from error
+    typer.echo(summary.line())
+    raise typer.Exit(summary.exit_code)
+
+
+@app.command()
+def train(
+    config: Annotated[str, typer.Option(help="A shipped recipe (toy) or a YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys to change.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The run's folder; default runs/NAME.")] = None,
+) -> None:
+    """Train CosMo on a corpus. The same command on the same folder goes on where it stopped."""
+    from training.train import run
+
+    run(config, overrides, output)
+
+
 @app.command()
 def caption(
     model: Annotated[str, typer.Argument(help="A saved model folder, or a repository of the Hub.")],
     files: Annotated[list[Path], typer.Argument(help="Clips and pictures.")],
 ) -> None:
     """Caption clips and pictures: one line each, the file and the caption with a tab between."""
-    from demo.engine import Captioner, read_medium
+    from demo.engine import Captioner, check_model_name
+    from demo.media import read_medium
     from modeling_cosmo import CosmoForConditionalGeneration, CosmoProcessor
 
+    check_model_name(model)
     captioner = Captioner(CosmoForConditionalGeneration.from_pretrained(model), CosmoProcessor.from_pretrained(model))
     num_unread = 0
     for file in files:
@@ -141,6 +185,14 @@ def demo(
     serve(model, port=port, clips=clips)
 
 
+def _explain(error: Exception) -> str | None:
+    """What a user is told about an error of theirs or of their machine; None for a bug of ours."""
+    if isinstance(error, ModuleNotFoundError):
+        extra = EXTRA_OF.get((error.name or "").split(".")[0])
+        return extra and f"{error.name} is not installed: pip install 'cosmo-vlm[{extra}]'"
+    return (str(error) or type(error).__name__) if isinstance(error, (OSError, ValueError)) else None
+
+
 def _complain(message: str) -> None:
     """One line on stderr, whatever line breaks the message holds."""
     typer.echo(f"cosmo: error: {' '.join(message.split())}", err=True)
@@ -153,20 +205,15 @@ def main() -> None:
     except KeyboardInterrupt:
         _complain("interrupted; the same command goes on where it stopped")
         sys.exit(130)
-    except ModuleNotFoundError as error:
-        extra = EXTRA_OF.get((error.name or "").split(".")[0])
-        if extra is None or os.environ.get("COSMO_TRACEBACK"):
+    except Exception as error:
+        message = _explain(error)
+        if message is None:
+            typer.echo("cosmo: this is a bug of CosMo; please report it with the lines below", err=True)
             raise
-        _complain(f"{error.name} is not installed: pip install 'cosmo-vlm[{extra}]'")
-        sys.exit(1)
-    except (OSError, ValueError) as error:
         if os.environ.get("COSMO_TRACEBACK"):
             raise
-        _complain(str(error) or type(error).__name__)
+        _complain(message)
         sys.exit(1)
-    except Exception:
-        typer.echo("cosmo: this is a bug of CosMo; please report it with the lines below", err=True)
-        raise
 
 
 if __name__ == "__main__":

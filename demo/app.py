@@ -20,9 +20,11 @@ import gradio as gr
 
 
 if TYPE_CHECKING or __package__:
+    from demo.cards import CSS, Card, cards_html, strip_html
     from demo.engine import Captioner, ClipIndex, Demonstration
     from demo.media import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Limits, Medium, frame_strip, read_medium, read_parts
 else:
+    from cards import CSS, Card, cards_html, strip_html
     from engine import Captioner, ClipIndex, Demonstration
     from media import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Limits, Medium, frame_strip, read_medium, read_parts
 
@@ -40,15 +42,6 @@ SYSTEM_FONTS = ["ui-sans-serif", "system-ui", "sans-serif"]
 THEME = gr.themes.Soft(
     primary_hue="indigo", neutral_hue="slate", font=SYSTEM_FONTS, font_mono=["ui-monospace", "monospace"]
 )
-CSS = """
-.gradio-container { max-width: 1080px !important; margin: 0 auto !important; }
-#title h1 { font-size: 1.9rem; margin-bottom: .1rem; letter-spacing: -.02em; }
-#title p { color: var(--body-text-color-subdued); margin-top: 0; }
-.answer textarea { font-size: 1.25rem !important; line-height: 1.5 !important; }
-.strip img { image-rendering: auto; object-fit: contain; }
-footer { display: none !important; }
-@media (max-width: 640px) { #title h1 { font-size: 1.5rem; } .gradio-container { padding: .6rem !important; } }
-"""
 
 
 def build_page(captioner: Captioner, index: ClipIndex | None, limits: Limits) -> gr.Blocks:
@@ -77,21 +70,19 @@ def build_page(captioner: Captioner, index: ClipIndex | None, limits: Limits) ->
 def _caption_tab(captioner: Captioner, limits: Limits) -> None:
     def run(path: str | None) -> Iterator[tuple[Any, str]]:
         if path is None:
-            yield None, ""
+            yield "", ""
             return
         medium = _read(path, captioner, limits)
-        yield frame_strip(medium), ""
+        yield _seen(medium), ""
         for text in captioner.stream_caption(medium):
             yield gr.skip(), text
 
     with gr.Row(equal_height=False):
-        with gr.Column(scale=1, min_width=320):
+        with gr.Column(scale=1, min_width=300):
             file = _drop_zone("Clip or picture", "caption-file", limits)
-        with gr.Column(scale=1, min_width=320):
+            strip = gr.HTML(padding=False, elem_id="caption-strip")
+        with gr.Column(scale=1, min_width=300):
             answer = _answer("caption-answer")
-            strip = gr.Image(
-                label="What the model sees", interactive=False, buttons=[], height=180, elem_classes="strip"
-            )
     _on(file.change, run, [file], [strip, answer])
 
 
@@ -103,43 +94,39 @@ def _few_shot_tab(captioner: Captioner, limits: Limits) -> None:
             raise gr.Error(f"At most {limits.max_demonstrations} examples; clear them first.", print_exception=False)
         medium = _read(path, captioner, limits)
         grown = [*shown, Demonstration(medium=medium, text=_checked_text(text, limits))]
-        return grown, _gallery_of(grown), None, ""
+        return grown, _examples(grown), None, ""
 
-    def run(path: str | None, shown: list[Demonstration]) -> Iterator[str]:
+    def run(path: str | None, shown: list[Demonstration]) -> Iterator[tuple[Any, str]]:
         if path is None:
-            yield ""
+            yield "", ""
             return
-        yield from captioner.stream_caption(_read(path, captioner, limits), shown)
+        medium = _read(path, captioner, limits)
+        yield _seen(medium), ""
+        for text in captioner.stream_caption(medium, shown):
+            yield gr.skip(), text
 
     examples = gr.State([], time_to_live=SESSION_S)
     with gr.Row(equal_height=False):
-        with gr.Column(scale=1, min_width=320):
+        with gr.Column(scale=1, min_width=300):
             gr.Markdown("### 1 · Show how it is done")
             example_file = _drop_zone("Example", "example-file", limits)
             example_text = gr.Textbox(
                 label="Its text", max_length=limits.max_text_chars, max_lines=3, elem_id="example-text"
             )
             with gr.Row():
-                add_button = gr.Button("Add example", variant="primary", elem_id="add-example", min_width=120)
+                add_button = gr.Button("Add example", elem_id="add-example", min_width=120)
                 clear_button = gr.Button("Clear", elem_id="clear-examples", min_width=80)
-        with gr.Column(scale=1, min_width=320):
+            cards = gr.HTML(_examples([]), padding=False, elem_id="examples")
+        with gr.Column(scale=1, min_width=300):
             gr.Markdown("### 2 · A new clip")
             file = _drop_zone("Clip or picture", "few-shot-file", limits)
+            strip = gr.HTML(padding=False)
             again = gr.Button("Caption with the examples", variant="primary", elem_id="few-shot-run")
             answer = _answer("few-shot-answer")
-    gallery = gr.Gallery(
-        label="Examples, in order",
-        columns=2,
-        height="auto",
-        object_fit="contain",
-        buttons=[],
-        elem_id="examples",
-        interactive=False,
-    )
-    _on(add_button.click, add, [example_file, example_text, examples], [examples, gallery, example_file, example_text])
-    _on(clear_button.click, lambda: ([], []), [], [examples, gallery])
-    _on(file.upload, run, [file, examples], [answer])
-    _on(again.click, run, [file, examples], [answer])
+    _on(add_button.click, add, [example_file, example_text, examples], [examples, cards, example_file, example_text])
+    _on(clear_button.click, lambda: ([], _examples([])), [], [examples, cards])
+    _on(file.change, run, [file, examples], [strip, answer])
+    _on(again.click, run, [file, examples], [strip, answer])
 
 
 def _search_tab(index: ClipIndex | None, limits: Limits) -> None:
@@ -147,38 +134,33 @@ def _search_tab(index: ClipIndex | None, limits: Limits) -> None:
         gr.Markdown("No clips to search: start the demo with `--clips FOLDER`.")
         return
 
-    def run(text: str) -> list[tuple[Any, str]]:
+    def run(text: str) -> str:
         if not text.strip():
             raise gr.Error("Describe the clip that you look for.", print_exception=False)
-        return index.search(_checked_text(text, limits), NUM_RESULTS)
+        found = index.search(_checked_text(text, limits), NUM_RESULTS)
+        return cards_html([Card(strip=strip, text=name, aside=f"{cosine:.2f}") for strip, name, cosine in found])
 
-    with gr.Row(equal_height=True):
+    with gr.Row():
         query = gr.Textbox(
             label=f"Search {len(index.names)} clips",
             placeholder="what happens in the clip?",
             max_length=limits.max_text_chars,
             max_lines=1,
-            scale=4,
+            scale=5,
             min_width=220,
             elem_id="query",
         )
         button = gr.Button("Search", variant="primary", scale=1, min_width=100, elem_id="search-run")
-    gallery = gr.Gallery(
-        label="Nearest first",
-        columns=3,
-        height="auto",
-        object_fit="contain",
-        buttons=[],
-        elem_id="results",
-        interactive=False,
+    results = gr.HTML(
+        cards_html([], "Nearest clips come first; the number is the cosine similarity."), elem_id="results"
     )
-    _on(button.click, run, [query], [gallery])
-    _on(query.submit, run, [query], [gallery])
+    _on(button.click, run, [query], [results])
+    _on(query.submit, run, [query], [results])
 
 
 def _drop_zone(label: str, elem_id: str, limits: Limits) -> gr.File:
+    note = f"{label} · up to {limits.max_file_bytes >> 20} MB"
     suffixes = [*VIDEO_SUFFIXES, *PICTURE_SUFFIXES]
-    note = f"{label} (up to {limits.max_file_bytes >> 20} MB, {limits.max_duration_s / 60:.0f} min)"
     return gr.File(label=note, file_types=suffixes, type="filepath", height=170, elem_id=elem_id)
 
 
@@ -216,8 +198,16 @@ def _checked_text(text: str, limits: Limits) -> str:
     return line
 
 
-def _gallery_of(shown: list[Demonstration]) -> list[tuple[Any, str]]:
-    return [(frame_strip(demonstration.medium, max_frames=3), demonstration.text) for demonstration in shown]
+def _seen(medium: Medium) -> str:
+    count = len(medium.frames)
+    return strip_html(frame_strip(medium), "What the model sees" + (f": {count} frames" if count > 1 else ""))
+
+
+def _examples(shown: list[Demonstration]) -> str:
+    cards = [
+        Card(strip=frame_strip(one.medium, 120, 3), text=one.text, aside=str(n)) for n, one in enumerate(shown, 1)
+    ]
+    return cards_html(cards, "No examples yet: the caption is made without any.")
 
 
 def index_folder(captioner: Captioner, folder: Path) -> ClipIndex:

@@ -4,9 +4,11 @@ Only the public face of a saved model is used, so that any CosMo folder or repos
 project installed.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +59,7 @@ class Captioner:
             OSError: There is no such folder or repository, or a file of it is missing.
             ValueError: It is no CosMo model.
         """
+        check_model_name(path_or_id)
         processor = AutoProcessor.from_pretrained(path_or_id, trust_remote_code=True)
         model: Any = AutoModelForImageTextToText.from_pretrained(path_or_id, trust_remote_code=True)
         return cls(model.to("cuda" if torch.cuda.is_available() else "cpu"), processor)
@@ -111,6 +114,16 @@ class Captioner:
         return features.pooler_output[0].float().cpu()
 
 
+def check_model_name(path_or_id: str) -> None:
+    """Refuses what is neither a folder here nor in the form of a repository's name, before the Hub is asked for it.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+    """
+    if not Path(path_or_id).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", path_or_id):
+        raise FileNotFoundError(f"no model at {path_or_id}: expected a saved folder, or a repository as owner/name")
+
+
 class ClipIndex:
     """Clips with their embeddings, searched by a sentence's. Of the clips themselves only small pictures are kept.
 
@@ -130,12 +143,12 @@ class ClipIndex:
             self.strips += [frame_strip(medium, height_px=120, max_frames=3) for medium in batch]
         self.embeddings = torch.cat(rows) if rows else torch.empty(0, 0)  # (N, E)
 
-    def search(self, text: str, num_results: int) -> list[tuple[Image.Image, str]]:
-        """The nearest clips, nearest first: frames in a strip, and the clip's name with its cosine similarity."""
+    def search(self, text: str, num_results: int) -> list[tuple[Image.Image, str, float]]:
+        """The nearest clips, nearest first: frames in a strip, the clip's name, its cosine similarity."""
         similarities = self.embeddings @ self.captioner.embed_text(text)  # (N,)
         best = similarities.topk(min(num_results, len(self.names)))
         return [
-            (self.strips[index], f"{self.names[index]} · {value:.2f}")
+            (self.strips[index], self.names[index], value)
             for value, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ]
 

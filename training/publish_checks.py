@@ -21,6 +21,7 @@ LEFT_OUT = (
     "*/__pycache__/*",
     "*.pyc",
     ".git/*",
+    ".build/*",  # what `cosmo build` resumes from
     ".cache/*",
     ".gradio/*",
     ".ipynb_checkpoints/*",

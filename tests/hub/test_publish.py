@@ -118,9 +118,11 @@ def test_names_that_are_no_names_are_refused(model_folder, tmp_path):
         plan_publish("model", tmp_path / "nowhere", "a/b")
 
 
-def test_the_quarantine_list_stays_at_home(dataset_folder):
+def test_what_the_builder_keeps_for_itself_stays_at_home(dataset_folder):
     (dataset_folder / "quarantine.jsonl").write_text("{}\n")
-    assert plan_publish("dataset", dataset_folder, "a/b").left_out == ("quarantine.jsonl",)
+    (dataset_folder / ".build" / "results").mkdir(parents=True)
+    (dataset_folder / ".build" / "results" / "a.json").write_text("{}")
+    assert plan_publish("dataset", dataset_folder, "a/b").left_out == (".build/results/a.json", "quarantine.jsonl")
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:

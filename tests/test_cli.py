@@ -1,0 +1,158 @@
+"""The console command: quick to answer, one clear line on bad input, thin over the functions behind it."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer.main
+from click import Group
+
+import cosmo_cli
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def cosmo(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command as a user would, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", "import cosmo_cli; cosmo_cli.main()", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def commands(group: Group, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found = []
+    for name, command in group.commands.items():
+        found += commands(command, (*prefix, name)) if isinstance(command, Group) else [(*prefix, name)]
+    return found
+
+
+ALL_COMMANDS = commands(typer.main.get_group(cosmo_cli.app))
+
+
+def test_help_answers_within_a_second_and_loads_no_torch(tmp_path):
+    code = "import sys, cosmo_cli\ntry:\n    cosmo_cli.main()\nfinally:\n    print('torch' in sys.modules)"
+    started = time.perf_counter()
+    result = subprocess.run(
+        [sys.executable, "-c", code, "--help"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert time.perf_counter() - started < 3, "1 s on an idle machine; tests share theirs"
+    assert result.stdout.rstrip().endswith("False")
+
+
+@pytest.mark.parametrize("command", ALL_COMMANDS, ids=" ".join)
+def test_every_command_explains_itself_and_finds_its_functions(command, tmp_path):
+    """`--help` lists only what works: whatever a subcommand imports is there."""
+    result = cosmo(*command, "--help", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.split("Options:")[0].split()) > 8, "says what it does"
+
+
+def test_what_the_subcommands_import_is_there():
+    """The imports inside the subcommands, which no `--help` runs."""
+    import ast
+    import importlib
+
+    tree = ast.parse((ROOT / "cosmo_cli.py").read_text())
+    inside = [
+        node
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.ImportFrom) and node.module
+    ]
+    assert len(inside) >= 8
+    for node in inside:
+        module = importlib.import_module(str(node.module))
+        for alias in node.names:
+            assert hasattr(module, alias.name), f"{node.module} has no {alias.name}"
+
+
+def one_line_error(result: subprocess.CompletedProcess[str], expected: str) -> None:
+    assert result.returncode not in (0, None)
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, result.stderr
+    assert expected in lines[0]
+
+
+BAD_INPUT = {
+    "build an empty folder": (["build", "empty", "--output", "out"], "empty"),
+    "build what is not there": (["build", "nowhere", "--output", "out"], "nowhere"),
+    "build by an unknown recipe": (["build", "videos", "--output", "out", "--recipe", "nosuch"], "nosuch"),
+    "train by an unknown config": (["train", "--config", "nosuch"], "nosuch"),
+    "train with an unknown key": (["train", "--config", "toy", "learning_rat=1"], "learning_rat"),
+    "caption without a model": (["caption", "nowhere", "clip.mp4"], "nowhere"),
+    "publish what is not there": (["publish", "model", "nowhere", "--repo-id", "a/b", "--dry-run"], "nowhere"),
+    "publish an empty model": (["publish", "model", "empty", "--repo-id", "a/b", "--dry-run"], "config.json"),
+    "demo without a model": (["demo", "--model", "nowhere"], "nowhere"),
+    "videos of a size there is not": (
+        ["toy", "videos", "--output", "out", "--num-videos", "3", "--size-px", "65"],
+        "65",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_gets_one_clear_line(case, tmp_path):
+    arguments, expected = BAD_INPUT[case]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.mp4").write_bytes(b"no video")
+    one_line_error(cosmo(*arguments, cwd=tmp_path, HF_HUB_OFFLINE="1"), expected)
+
+
+def test_damaged_videos_are_exit_code_3_unless_allowed(tmp_path):
+    made = cosmo("toy", "videos", "--output", "videos", "--num-videos", 3, "--workers", 1, cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert "1 train" in made.stdout
+    (tmp_path / "videos" / "train" / "damaged.mp4").write_bytes(b"no video")
+    build = ["build", "videos", "--output", "corpus", "--recipe", "toy", "--workers", 1]
+    strict = cosmo(*build, cwd=tmp_path)
+    assert strict.returncode == 3, strict.stderr
+    assert "damaged.mp4" in (tmp_path / "corpus" / "quarantine.jsonl").read_text()
+    assert "quarantine.jsonl" in strict.stdout
+    assert cosmo(*build, "--allow-quarantine", cwd=tmp_path).returncode == 0
+    listed = cosmo("publish", "dataset", "corpus", "--repo-id", "me/corpus", "--dry-run", cwd=tmp_path)
+    assert listed.returncode == 0, listed.stderr
+    assert ".parquet" in listed.stdout
+    assert "nothing was uploaded" in listed.stdout
+
+
+def test_the_demo_folder_can_be_published(tmp_path):
+    listed = cosmo("publish", "space", ROOT / "demo", "--repo-id", "me/demo", "--dry-run", cwd=tmp_path)
+    assert listed.returncode == 0, listed.stderr
+    for name in ("app.py", "engine.py", "media.py", "cards.py", "README.md", "requirements.txt"):
+        assert f" {name}\n" in listed.stdout
+    assert "__pycache__" not in listed.stdout
+
+
+def test_a_missing_extra_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "demo.app", raising=False)
+    monkeypatch.setattr(sys, "argv", ["cosmo", "demo", "--model", "x"])
+    with pytest.raises(SystemExit):
+        cosmo_cli.main()
+    assert "pip install 'cosmo-vlm[demo]'" in capsys.readouterr().err
+
+
+def test_a_bug_of_ours_is_called_one(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "training.publish", None)  # importing it fails, and no extra would help
+    monkeypatch.setattr(sys, "argv", ["cosmo", "publish", "space", ".", "--repo-id", "a/b"])
+    with pytest.raises(ModuleNotFoundError):
+        cosmo_cli.main()
+    assert "bug" in capsys.readouterr().err
