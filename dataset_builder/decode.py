@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dataset_builder.errors import DamagedInput
-from dataset_builder.probe import RgbConverter, decode_forward, open_video, shown_size
+from dataset_builder.probe import RgbConverter, decode_forward, has_times, open_video, shown_size
 from dataset_builder.schema import InterleavedVideo, from_row
 
 
@@ -109,6 +109,8 @@ def _decode_sorted(video: Path | bytes, wanted: list[float], *, seek: bool) -> l
     found: list[np.ndarray] = []
     size: tuple[int, int] | None = None
     with open_video(video) as (container, stream):
+        if seek and not has_times(container):
+            return []
         if seek:
             origin = stream.start_time or 0
             container.seek(origin + int(wanted[0] / (stream.time_base or Fraction(1, 1000))), stream=stream)

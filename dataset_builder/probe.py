@@ -23,6 +23,7 @@ from dataset_builder.errors import DamagedInput
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,mxf,h264,hevc,ivf,nut,rm,dv"
 )
+WITHOUT_TIMES = {"avi", "h264", "hevc", "mpegvideo"}  # they store no times of presentation; frames come at one rate
 MAX_DURATION_S = 24 * 3600.0  # a later timestamp is taken for a broken one
 
 
@@ -105,10 +106,16 @@ def promised_duration_s(container: InputContainer, stream: VideoStream) -> tuple
     return None
 
 
+def has_times(container: InputContainer) -> bool:
+    """Whether the frames' timestamps say when they are shown, so that one may jump into the middle."""
+    return container.format.name not in WITHOUT_TIMES
+
+
 def decode_forward(stream: VideoStream, container: InputContainer) -> Iterator[TimedFrame]:
     """Frames from the current position on, with the time each is shown.
 
-    Frames without a timestamp follow the one before at the stream's rate.
+    Frames without a timestamp, and all frames of containers that store none, follow the one before at the stream's
+    rate (so the latter must be read from the start).
 
     Raises:
         DamagedInput: where decoding fails or a timestamp is absurd.
@@ -116,10 +123,14 @@ def decode_forward(stream: VideoStream, container: InputContainer) -> Iterator[T
     time_base = stream.time_base or Fraction(1, 1000)
     origin = stream.start_time or 0
     rate = stream.average_rate or stream.guessed_rate or 25
-    end_s = 0.0
+    timed = has_times(container)
+    start_s = end_s = 0.0
     try:
         for frame in container.decode(stream):
-            start_s = end_s if frame.pts is None else max(0.0, float((frame.pts - origin) * time_base))
+            if not timed or frame.pts is None:
+                start_s = end_s
+            else:
+                start_s = max(start_s, float((frame.pts - origin) * time_base))
             end_s = start_s + (float(frame.duration * time_base) if frame.duration else float(1 / rate))
             if end_s > MAX_DURATION_S:
                 raise DamagedInput(f"broken timestamps: a frame at {start_s:.0f} s")

@@ -11,6 +11,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 import torch
+from transformers.utils import logging
 
 from dataset_builder.errors import DamagedInput
 from dataset_builder.inputs import SourceVideo
@@ -65,7 +66,7 @@ def process_video(pipeline: VideoPipeline, source: SourceVideo) -> Outcome:
 
 
 def _run_here(jobs: Sequence[Job], recipe: Recipe) -> Iterator[None]:
-    with _one_thread():
+    with _one_thread(), _quiet_loading():
         pipeline = VideoPipeline(recipe)
         for source, path in jobs:
             save_outcome(path, process_video(pipeline, source))
@@ -83,6 +84,18 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Hide transformers' bars for loading weights: they would tear the build's own apart."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 _loaded: list[VideoPipeline | Exception] = []  # one per worker process: its models, loaded at its start
 
 
@@ -91,7 +104,8 @@ def _start_worker(recipe: Recipe) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     try:
-        _loaded.append(VideoPipeline(recipe))
+        with _quiet_loading():
+            _loaded.append(VideoPipeline(recipe))
     except (ValueError, OSError) as error:
         _loaded.append(error)
 
