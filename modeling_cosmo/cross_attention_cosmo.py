@@ -6,7 +6,7 @@ H heads, C channels of a head, D_v and D_t widths of vision tower and language m
 """
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,15 +21,19 @@ from .media_attention_cosmo import MediaVisibility
 
 
 @dataclass
-class TextTap:
-    """Takes the hidden states after some layers, for the text embedding, and may end the pass there."""
+class LayerTap:
+    """Collects what one pass through the decoder layers is asked for besides its result."""
 
-    num_layers: int
-    """Take the states after so many layers."""
-    stop: bool
-    """Skip the layers above."""
-    hidden_states: torch.Tensor | None = None
-    """The states, shape `(R, L, D_t)`, once they have been computed."""
+    text_depth: int | None = None
+    """Take the hidden states after so many layers, for the text embedding."""
+    stop: bool = False
+    """Skip the layers above `text_depth`."""
+    text_states: torch.Tensor | None = None
+    """Those states, shape `(R, L, D_t)`."""
+    first_input: torch.Tensor | None = None
+    """What the first layer got, before its block if it has one, shape `(R, L, D_t)`."""
+    cross_attentions: list[torch.Tensor] = field(default_factory=list)
+    """Weights of each block, shape `(B, H, N * L, S)`, where eager attention gives them."""
 
 
 class CosmoCrossAttention(nn.Module):
@@ -40,6 +44,7 @@ class CosmoCrossAttention(nn.Module):
         self.config = config
         self.block_index = block_index
         self.num_heads = config.cross_attention_heads
+        self.uniform_before_first = config.uniform_before_first_medium and not config.only_attend_immediate_media
         head_dim = config.cross_attention_head_dim // config.compress_ratio
         self.scaling = (config.cross_attention_head_dim if config.scale_by_uncompressed_head else head_dim) ** -0.5
         width, inner_width = config.text_config.hidden_size, self.num_heads * head_dim
@@ -67,16 +72,20 @@ class CosmoCrossAttention(nn.Module):
             cache: holds the projected media of this text, slot `block_index`; new ones are added.
 
         Returns:
-            Shape `(R, L, D_t)`, zero where a token sees no medium, and the weights `(B, H, N * L, S)` if eager.
+            Shape `(R, L, D_t)`, by default zero where a token sees no medium, and if eager the weights
+            `(B, H, N * L, S)`.
         """
         key, value = self._project(visual_tokens, cache)  # (B, H, S, C)
         query = self.q_norm(self.q_proj(self.norm(hidden_states)))
-        query = split_heads(query.view(len(key), -1, query.shape[-1]), self.num_heads)  # (B, H, N * L, C)
+        query = query.view(len(key), -1, query.shape[-1])  # (B, N * L, H * C)
+        if self.uniform_before_first:
+            query = query * visibility.sees_any  # a query of zeros attends uniformly
+        query = split_heads(query, self.num_heads)  # (B, H, N * L, C)
         attended, weights = attend(
             self, query, key, value, visibility.mask, self.scaling, self.config._attn_implementation
         )
         attended = attended.flatten(2)  # (B, N * L, H * C)
-        if visibility.sees_any is not None:
+        if not self.uniform_before_first:
             attended = attended * visibility.sees_any
         return self.o_proj(attended.view(*hidden_states.shape[:2], -1)), weights
 
@@ -146,15 +155,19 @@ class CosmoDecoderLayer(GradientCheckpointingLayer):
         hidden_states: torch.Tensor,
         *args: Any,
         visual_tokens: torch.Tensor | None = None,
-        text_tap: TextTap | None = None,
+        tap: LayerTap | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """Serve the tap; hand on visual tokens by position, as reentrant checkpointing differentiates only those."""
-        if text_tap is not None and text_tap.stop and self.layer_index >= text_tap.num_layers:
+        if tap is None:
+            return super().__call__(hidden_states, visual_tokens, *args, **kwargs)
+        if self.layer_index == 0:
+            tap.first_input = hidden_states
+        if tap.stop and tap.text_depth is not None and self.layer_index >= tap.text_depth:
             return hidden_states
-        output = super().__call__(hidden_states, visual_tokens, *args, **kwargs)
-        if text_tap is not None and self.layer_index == text_tap.num_layers - 1:
-            text_tap.hidden_states = output
+        output = super().__call__(hidden_states, visual_tokens, *args, tap=tap, **kwargs)
+        if tap.text_depth == self.layer_index + 1:
+            tap.text_states = output
         return output
 
     def forward(
@@ -164,16 +177,16 @@ class CosmoDecoderLayer(GradientCheckpointingLayer):
         *args: Any,
         visibility: MediaVisibility | None = None,
         cross_attention_cache: Cache | None = None,
-        cross_attentions: list[torch.Tensor] | None = None,
+        tap: LayerTap | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """The block, then the stock layer with the rest of the arguments; appends weights to `cross_attentions`."""
+        """The block, then the stock layer with the rest of the arguments."""
         if self.cross_attention is not None:
             hidden_states, weights = self.cross_attention(
                 hidden_states, visual_tokens, visibility, cross_attention_cache
             )
-            if cross_attentions is not None and weights is not None:
-                cross_attentions.append(weights)
+            if tap is not None and weights is not None:
+                tap.cross_attentions.append(weights)
         return self.decoder_layer(hidden_states, *args, **kwargs)
 
 

@@ -18,8 +18,8 @@ class MediaVisibility(NamedTuple):
 
     mask: torch.Tensor
     """Boolean, shape `(B, 1, N * L, M * V)`, `True` = may attend; never all `False` in a row, so softmax is safe."""
-    sees_any: torch.Tensor | None
-    """Boolean, shape `(B, N * L, 1)`: `False` where the token has no medium yet and must get zeros; `None`: all do."""
+    sees_any: torch.Tensor
+    """Boolean, shape `(B, N * L, 1)`: `False` where the token has no medium yet; there the mask shows every medium."""
 
 
 def media_places(is_real: torch.Tensor) -> torch.Tensor:
@@ -56,7 +56,6 @@ def media_visibility(
     places: torch.Tensor,
     tokens_per_medium: int,
     only_immediate: bool,
-    uniform_before_first: bool,
 ) -> MediaVisibility:
     """Let every token attend to the visual tokens of its own medium, or of all media up to and including it.
 
@@ -65,12 +64,10 @@ def media_visibility(
         places: output of `media_places`, shape `(B, M)`.
         tokens_per_medium: visual tokens per medium after resampling (V).
         only_immediate: see only the latest medium instead of all media so far.
-        uniform_before_first: tokens before the first medium attend uniformly to every slot, as the released code
-            does where `only_immediate` is off, instead of getting zeros.
     """
     index = media_index.reshape(len(places), -1, 1)  # (B, N * L, 1)
     slots = places[:, None, :]  # (B, 1, M)
     sees_medium = slots == index if only_immediate else slots <= index  # (B, N * L, M)
     sees_any = sees_medium.any(dim=-1, keepdim=True)  # (B, N * L, 1)
     sees_token = (sees_medium | ~sees_any).repeat_interleave(tokens_per_medium, dim=-1)  # (B, N * L, M * V)
-    return MediaVisibility(sees_token[:, None], None if uniform_before_first else sees_any)
+    return MediaVisibility(sees_token[:, None], sees_any)

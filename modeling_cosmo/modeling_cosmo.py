@@ -4,121 +4,34 @@ The paper is arXiv:2401.00849. Shape letters: B samples, R text rows (B, or B x 
 F frames, P patches, V visual tokens, D_v and D_t widths of vision tower and language model, E shared embedding.
 """
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModel, Cache, DynamicCache, PreTrainedModel
+from transformers import AutoModel, Cache, DynamicCache
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
-from .attention_cosmo import initialise_linear
 from .cache_cosmo import CosmoCache
 from .configuration_cosmo import CosmoConfig
 from .contrastive_cosmo import contrastive_loss, gather_rows
-from .cross_attention_cosmo import TextTap, wrap_decoder_layers
+from .cross_attention_cosmo import LayerTap, wrap_decoder_layers
 from .generation_cosmo import CosmoGenerationMixin, default_generation_tokens
 from .media_attention_cosmo import PADDING_SLOT, MediaVisibility, last_media_index, media_places, media_visibility
+from .outputs_cosmo import CosmoCausalLMOutput, CosmoModelOutput
+from .pretrained_cosmo import CosmoPreTrainedModel, gated_block
 from .resampler_cosmo import CosmoResampler
 from .text_pool_cosmo import CosmoTextPool
 from .towers_cosmo import PreTrainedTowers, load_towers
 from .vision_cosmo import check_patch_tokens, encode_patches
 
 
-@dataclass
-class CosmoModelOutput(ModelOutput):
-    """Output of `CosmoModel`; what was not computed is `None`."""
-
-    last_hidden_state: torch.Tensor | None = None
-    """States of the language model's last layer, shape `(R, L, D_t)`."""
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-    cross_attentions: tuple[torch.Tensor, ...] | None = None
-    """Weights of each gated block, shape `(B, heads, R / B * L, M * V)`; with eager attention only."""
-    text_embeds: torch.Tensor | None = None
-    """Unit length, shape `(B, E)`."""
-    vision_embeds: torch.Tensor | None = None
-    """Unit length, shape `(B, E)`."""
-    visual_tokens: torch.Tensor | None = None
-    """What the gated blocks attend to, shape `(B, M, V, D_v)`."""
-
-
-@dataclass
-class CosmoCausalLMOutput(ModelOutput):
-    """Output of `CosmoForConditionalGeneration`; what was not computed is `None`."""
-
-    loss: torch.Tensor | None = None
-    """`lm_loss + contrastive_weight * contrastive_loss`, in nats."""
-    lm_loss: torch.Tensor | None = None
-    """Mean cross-entropy of the next token over all labels that count, in nats."""
-    contrastive_loss: torch.Tensor | None = None
-    """See `contrastive_loss`, in nats."""
-    logits: torch.Tensor | None = None
-    """Shape `(R, L, vocabulary)`."""
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-    cross_attentions: tuple[torch.Tensor, ...] | None = None
-    text_embeds: torch.Tensor | None = None
-    """Unit length, shape `(B, E)`."""
-    vision_embeds: torch.Tensor | None = None
-    """Unit length, shape `(B, E)`."""
-    visual_tokens: torch.Tensor | None = None
-    """Shape `(B, M, V, D_v)`, on request."""
-
-
-class CosmoPreTrainedModel(PreTrainedModel):
-    """What transformers needs to know about CosMo models."""
-
-    config_class = CosmoConfig
-    base_model_prefix = "model"
-    main_input_name = "input_ids"
-    input_modalities = ("image", "video", "text")
-    supports_gradient_checkpointing = True
-    _no_split_modules: ClassVar[list[str]] = ["CosmoDecoderLayer", "CosmoResamplerLayer", "CosmoTextPool"]
-    _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values", "cross_attention_cache"]
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, nn.Linear):
-            initialise_linear(module)
-        if hasattr(module, "initialise_own_parameters"):
-            module.initialise_own_parameters()
-
-    @torch.no_grad()
-    def initialize_weights(self) -> None:
-        """Gated blocks first: they stand inside the language model, which would initialise them by its own rules."""
-        for module in self.modules():
-            for part in _gated_block(module).modules() if _gated_block(module) is not None else ():
-                self._initialize_weights(part, self.is_custom_code())
-        super().initialize_weights()
-
-    def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
-        """Checkpoint the wrappers, not again the stock layers inside them."""
-        super()._set_gradient_checkpointing(*args, **kwargs)
-        for module in self.modules():
-            if hasattr(module, "decoder_layer") and hasattr(module, "cross_attention"):
-                module.decoder_layer.gradient_checkpointing = False
-
-
-def _gated_block(module: nn.Module) -> nn.Module | None:
-    return module._modules.get("cross_attention") if "decoder_layer" in module._modules else None
-
-
 class CosmoModel(CosmoPreTrainedModel):
     """Both towers, the resampler, the gated blocks and the contrastive head; no language-model head."""
 
-    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"^lm_head\."]
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]  # noqa: RUF012
 
     def __init__(self, config: CosmoConfig, towers: PreTrainedTowers | None = None) -> None:
         super().__init__(config)
@@ -175,7 +88,7 @@ class CosmoModel(CosmoPreTrainedModel):
         return self
 
     def _gated_blocks(self) -> list[nn.Module]:
-        return [block for module in self.modules() if (block := _gated_block(module)) is not None]
+        return [block for module in self.modules() if (block := gated_block(module)) is not None]
 
     def encode_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Patch tokens of every frame, by the vision tower alone: computed once, they can stand in for pixels.
@@ -231,12 +144,8 @@ class CosmoModel(CosmoPreTrainedModel):
         latents = self._encode_media(pixel_values, vision_features, media_mask)  # (B, M, 1 + V, D_v)
         visual_tokens = None if latents is None else latents[:, :, -self.config.num_visual_tokens :]  # (B, M, V, D_v)
         visibility = self._look_at_media(input_ids, inputs_embeds, visual_tokens, media_mask, cache)
-        tap = (
-            TextTap(self.config.text_embedding_depth, stop=False)
-            if compute_embeds and self.config.contrastive
-            else None
-        )
-        cross_attentions: list[torch.Tensor] | None = [] if kwargs.get("output_attentions") else None
+        wants_embeds = compute_embeds and self.config.contrastive
+        tap = LayerTap(text_depth=self.config.text_embedding_depth if wants_embeds else None)
 
         outputs = self.language_model(
             input_ids=input_ids,
@@ -248,18 +157,17 @@ class CosmoModel(CosmoPreTrainedModel):
             visual_tokens=None if visual_tokens is None else visual_tokens.flatten(1, 2),  # (B, M * V, D_v)
             visibility=visibility,
             cross_attention_cache=None if cache is None else cache.cross_attention_cache,
-            cross_attentions=cross_attentions,
-            text_tap=tap,
+            tap=tap,
             **kwargs,
         )
         return CosmoModelOutput(
             last_hidden_state=outputs.last_hidden_state,
             past_key_values=cache,
-            hidden_states=outputs.hidden_states,
+            hidden_states=_with_first_input(outputs.hidden_states, tap.first_input),
             attentions=outputs.attentions,
-            cross_attentions=None if cross_attentions is None else tuple(cross_attentions),
-            text_embeds=None if tap is None else self._embed_text(tap.hidden_states, attention_mask),
-            vision_embeds=None if tap is None or latents is None else self._embed_vision(latents, media_mask),
+            cross_attentions=tuple(tap.cross_attentions) if kwargs.get("output_attentions") else None,
+            text_embeds=self._embed_text(tap.text_states, attention_mask) if wants_embeds else None,
+            vision_embeds=self._embed_vision(latents, media_mask) if wants_embeds and latents is not None else None,
             visual_tokens=visual_tokens if output_visual_tokens else None,
         )
 
@@ -311,11 +219,7 @@ class CosmoModel(CosmoPreTrainedModel):
         if cache is not None:
             cache.num_seen = media_index[:, -1] + 1
         return media_visibility(
-            media_index,
-            places,
-            self.config.num_visual_tokens,
-            self.config.only_attend_immediate_media,
-            self.config.uniform_before_first_medium and not self.config.only_attend_immediate_media,
+            media_index, places, self.config.num_visual_tokens, self.config.only_attend_immediate_media
         )
 
     def _find_placeholders(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
@@ -361,12 +265,10 @@ class CosmoModel(CosmoPreTrainedModel):
             `pooler_output` of shape `(B, E)`, unit length, and `last_hidden_state` `(B, L, D_t)` of the unimodal half.
         """
         self._require_contrastive()
-        tap = TextTap(self.config.text_embedding_depth, stop=True)
-        self.language_model(
-            input_ids=input_ids, attention_mask=attention_mask, use_cache=False, text_tap=tap, **kwargs
-        )
+        tap = LayerTap(text_depth=self.config.text_embedding_depth, stop=True)
+        self.language_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, tap=tap, **kwargs)
         return BaseModelOutputWithPooling(
-            last_hidden_state=tap.hidden_states, pooler_output=self._embed_text(tap.hidden_states, attention_mask)
+            last_hidden_state=tap.text_states, pooler_output=self._embed_text(tap.text_states, attention_mask)
         )
 
     @can_return_tuple
@@ -396,6 +298,15 @@ class CosmoModel(CosmoPreTrainedModel):
     def _require_contrastive(self) -> None:
         if not self.config.contrastive:
             raise ValueError("this model has no contrastive head (contrastive is False in its config)")
+
+
+def _with_first_input(
+    hidden_states: tuple[torch.Tensor | None, ...] | None, first_input: torch.Tensor | None
+) -> tuple[torch.Tensor | None, ...] | None:
+    """Begin with what went into the first block, which transformers takes from the stock layer behind it."""
+    if hidden_states is None or hidden_states[0] is None:
+        return hidden_states
+    return (first_input, *hidden_states[1:])
 
 
 class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):

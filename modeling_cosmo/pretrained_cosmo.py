@@ -1,0 +1,54 @@
+"""What transformers needs to know about every CosMo model: capabilities, initialisation, checkpointing."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from .attention_cosmo import initialise_linear
+from .configuration_cosmo import CosmoConfig
+
+
+class CosmoPreTrainedModel(PreTrainedModel):
+    """What transformers needs to know about CosMo models."""
+
+    config_class = CosmoConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "video", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["CosmoDecoderLayer", "CosmoResamplerLayer", "CosmoTextPool"]  # noqa: RUF012 (declared by transformers)
+    _skip_keys_device_placement = ["past_key_values", "cross_attention_cache"]  # noqa: RUF012 (declared by transformers)
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.Linear):
+            initialise_linear(module)
+        if hasattr(module, "initialise_own_parameters"):
+            module.initialise_own_parameters()
+
+    @torch.no_grad()
+    def initialize_weights(self) -> None:
+        """Gated blocks first: they stand inside the language model, which would initialise them by its own rules."""
+        for module in self.modules():
+            for part in gated_block(module).modules() if gated_block(module) is not None else ():
+                self._initialize_weights(part, self.is_custom_code())
+        super().initialize_weights()
+
+    def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
+        """Checkpoint the wrappers, not again the stock layers inside them."""
+        super()._set_gradient_checkpointing(*args, **kwargs)
+        for module in self.modules():
+            if hasattr(module, "decoder_layer") and hasattr(module, "cross_attention"):
+                module.decoder_layer.gradient_checkpointing = False
+
+
+def gated_block(module: nn.Module) -> nn.Module | None:
+    """The gated block of a `CosmoDecoderLayer` that has one, by names: the class may have been loaded twice."""
+    return module._modules.get("cross_attention") if "decoder_layer" in module._modules else None
