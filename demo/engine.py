@@ -23,7 +23,6 @@ else:
     from media import Medium, frame_strip
 
 
-DEFAULT_NUM_FRAMES = 6
 MAX_NEW_TOKENS = 48
 EMBED_BATCH = 16
 
@@ -49,7 +48,8 @@ class Captioner:
     def __init__(self, model: Any, processor: Any) -> None:
         self.model = model.eval()
         self.processor = processor
-        self.num_frames: int = getattr(model.config, "max_frames", 0) or DEFAULT_NUM_FRAMES
+        most = model.config.max_frames or processor.num_frames
+        self.num_frames: int = min(processor.num_frames, most)
 
     @classmethod
     def load(cls, path_or_id: str) -> "Captioner":
@@ -100,16 +100,16 @@ class Captioner:
     @torch.inference_mode()
     def embed_media(self, media: Sequence[Medium]) -> torch.Tensor:
         """Embeddings of media in the shared space, unit length: (N, E), on the CPU."""
-        text = [self.processor.interleave([], prompt="")] * len(media)
-        videos = [[list(medium.frames)] for medium in media]
-        inputs = self.processor(text=text, videos=videos, return_tensors="pt").to(self.model.device)
-        pixels = {name: inputs[name] for name in ("pixel_values", "media_mask") if name in inputs}
-        return self.model.get_video_features(**pixels).pooler_output.float().cpu()
+        inputs = self.processor(videos=[[list(medium.frames)] for medium in media], return_tensors="pt")
+        return self.model.get_video_features(**inputs.to(self.model.device)).pooler_output.float().cpu()
 
     @torch.inference_mode()
     def embed_text(self, text: str) -> torch.Tensor:
-        """Embedding of a sentence in the shared space, unit length: (E,), on the CPU."""
-        inputs = self.processor(text=[text], return_tensors="pt").to(self.model.device)
+        """Embedding of a sentence in the shared space, unit length: (E,), on the CPU.
+
+        The sentence stands as in training: as the text of a medium. The text tower itself never sees media.
+        """
+        inputs = self.processor.tokenizer(self.processor.interleave([text]), return_tensors="pt").to(self.model.device)
         features = self.model.get_text_features(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
         return features.pooler_output[0].float().cpu()
 

@@ -15,3 +15,11 @@ def samples_dir() -> Path:
     if not Path(folder).is_dir():
         pytest.fail(f"COSMO_SAMPLES names {folder}, which is no folder")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved CosMo of a few kilobytes, with its code and processor."""
+    from tests.tiny_model import save_tiny_model
+
+    return save_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
