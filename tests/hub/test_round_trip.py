@@ -1,0 +1,56 @@
+"""Published, then loaded back from the loopback Hub by a process that knows nothing of the project."""
+
+import json
+
+import pytest
+import torch
+
+from modeling_cosmo import CosmoForConditionalGeneration, CosmoProcessor
+from tests.hub.test_publish import PUSH
+
+
+LOAD = """
+import json
+import sys
+
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name in {"modeling_cosmo", "dataset_builder", "training", "demo", "cosmo_cli"}:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, NotInstalled())
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+processor = AutoProcessor.from_pretrained("tester/cosmo", trust_remote_code=True)
+model = AutoModelForImageTextToText.from_pretrained("tester/cosmo", trust_remote_code=True).eval()
+frames = [Image.new("RGB", (24, 24), colour) for colour in ("red", "lime", "blue")]
+inputs = processor(text=["<visual>"], videos=[[frames]], return_tensors="pt")
+ids = model.generate(**inputs, do_sample=False, max_new_tokens=11)
+logits = model(**inputs).logits[0, -1]
+print(json.dumps({"module": type(model).__module__, "ids": ids[0].tolist(), "logits": logits.tolist()}))
+"""
+
+
+@pytest.fixture
+def expected(tiny_model_folder) -> dict:
+    """What the model says here, with the project's own classes."""
+    from PIL import Image
+
+    processor = CosmoProcessor.from_pretrained(tiny_model_folder)
+    model = CosmoForConditionalGeneration.from_pretrained(tiny_model_folder).eval()
+    frames = [Image.new("RGB", (24, 24), colour) for colour in ("red", "lime", "blue")]
+    inputs = processor(text=["<visual>"], videos=[[frames]], return_tensors="pt")
+    with torch.inference_mode():
+        ids = model.generate(**inputs, do_sample=False, max_new_tokens=11)
+        return {"ids": ids[0].tolist(), "logits": model(**inputs).logits[0, -1].tolist()}
+
+
+def test_a_published_model_loads_back_and_says_the_same(hub, in_hub_process, tiny_model_folder, expected):
+    in_hub_process(PUSH, "model", str(tiny_model_folder), "tester/cosmo", "main", project=True)
+    loaded = json.loads(in_hub_process(LOAD, token=None).splitlines()[-1])
+    assert loaded["module"].startswith("transformers_modules."), "the code came from the repository"
+    assert loaded["ids"] == expected["ids"]
+    # the same weights and code in another process: only the threads' order of summation may differ
+    assert loaded["logits"] == pytest.approx(expected["logits"], abs=1e-5)
+    assert any("/resolve/" in line and "model.safetensors" in line for line in hub.requests)
