@@ -39,7 +39,7 @@ class CosmoCache(EncoderDecoderCache):
         self.places = places
         return places
 
-    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """Reorder the text's part; the media of all beams of a sample are the same."""
         self.self_attention_cache.reorder_cache(beam_idx)
 

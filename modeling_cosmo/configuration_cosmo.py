@@ -119,7 +119,7 @@ class CosmoConfig(PreTrainedConfig):
             self.unimodal_depth = self.cross_attention_layers[0] if self.cross_attention_layers else num_layers // 2
         if self.text_embedding_depth is None:
             self.text_embedding_depth = self.unimodal_depth
-        self._check_blocks(num_layers)
+        self._check_blocks(num_layers, self.unimodal_depth)
         self._check_sizes()
         if self.contrastive:
             self._check_text_embedding()
@@ -129,17 +129,17 @@ class CosmoConfig(PreTrainedConfig):
         """Layers of the language model that a gated block stands before, ascending."""
         if self.cross_attention_layers is not None:
             return list(self.cross_attention_layers)
-        return list(range(self.unimodal_depth, self.text_config.num_hidden_layers, self.cross_attention_interval))
+        return list(range(self.unimodal_depth or 0, self.text_config.num_hidden_layers, self.cross_attention_interval))
 
     @property
     def num_latents(self) -> int:
         """Latents of the resampler: the visual tokens and, for the contrastive loss, the class latent before them."""
         return self.num_visual_tokens + self.contrastive
 
-    def _check_blocks(self, num_layers: int) -> None:
-        if not 0 <= self.unimodal_depth < num_layers:
+    def _check_blocks(self, num_layers: int, unimodal_depth: int) -> None:
+        if not 0 <= unimodal_depth < num_layers:
             raise ValueError(
-                f"unimodal_depth is {self.unimodal_depth}; the language model has {num_layers} layers, so it must be "
+                f"unimodal_depth is {unimodal_depth}; the language model has {num_layers} layers, so it must be "
                 f"from 0 to {num_layers - 1}"
             )
         if self.cross_attention_interval < 1:
@@ -149,10 +149,8 @@ class CosmoConfig(PreTrainedConfig):
             raise ValueError(
                 f"cross_attention_layers is {positions}; it must hold ascending layers from 0 to {num_layers - 1}"
             )
-        if positions[0] < self.unimodal_depth:
-            raise ValueError(
-                f"cross_attention_layers begins at {positions[0]}, below unimodal_depth {self.unimodal_depth}"
-            )
+        if positions[0] < unimodal_depth:
+            raise ValueError(f"cross_attention_layers begins at {positions[0]}, below unimodal_depth {unimodal_depth}")
 
     def _check_sizes(self) -> None:
         for name in (
@@ -173,7 +171,7 @@ class CosmoConfig(PreTrainedConfig):
 
     def _check_text_embedding(self) -> None:
         first_block = self.block_positions[0]
-        if not 1 <= self.text_embedding_depth <= first_block:
+        if self.text_embedding_depth is None or not 1 <= self.text_embedding_depth <= first_block:
             raise ValueError(
                 f"text_embedding_depth is {self.text_embedding_depth}; the text embedding needs at least 1 layer and "
                 f"must be taken before the first gated block, which stands before layer {first_block}"

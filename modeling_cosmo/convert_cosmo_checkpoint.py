@@ -10,7 +10,7 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file
@@ -40,7 +40,7 @@ def convert_checkpoint(
     checkpoint: str | Path,
     architecture: str | Path | dict[str, Any],
     output: str | Path,
-    patch_tokens: str = "before_ln_post",
+    patch_tokens: Literal["before_ln_post", "after_ln_post"] = "before_ln_post",
     tokenizer: str | None = None,
 ) -> Conversion:
     """Write a model folder that `from_pretrained` loads.
@@ -56,13 +56,12 @@ def convert_checkpoint(
     Raises:
         ValueError: if the checkpoint cannot be read, lacks a tensor, or contradicts the architecture, naming a tensor.
     """
-    if not isinstance(architecture, dict):
-        architecture = json.loads(Path(architecture).read_text())
+    known = architecture if isinstance(architecture, dict) else json.loads(Path(architecture).read_text())
     state = read_state(Path(checkpoint))
-    text_config = _text_config(architecture, state)
+    text_config = _text_config(known, state)
     base_prefix, layers_path = _layout(text_config)
     state = plain_names(state, f"{base_prefix}.{layers_path}")
-    config = build_config(architecture, state, text_config, patch_tokens)
+    config = build_config(known, state, text_config, patch_tokens)
     renamed, unused = rename(state, base_prefix)
     model, processor = load_model(config, renamed), None
     if tokenizer is not None:
@@ -97,7 +96,12 @@ def read_state(path: Path) -> State:
     return state
 
 
-def build_config(architecture: dict[str, Any], state: State, text_config: Any, patch_tokens: str) -> CosmoConfig:
+def build_config(
+    architecture: dict[str, Any],
+    state: State,
+    text_config: Any,
+    patch_tokens: Literal["before_ln_post", "after_ln_post"],
+) -> CosmoConfig:
     """Configuration with the released behaviours switched on.
 
     Depth, interval, ratio and norms are read off the tensors' names and shapes.

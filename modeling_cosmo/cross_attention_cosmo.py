@@ -93,7 +93,7 @@ class CosmoCrossAttention(nn.Module):
         """Keys and values of all media, each projected in the pass that brought it and cached from then on."""
         if visual_tokens is None:
             assert cache is not None
-            layer = cache.layers[self.block_index]
+            layer: Any = cache.layers[self.block_index]
             return layer.keys, layer.values
         key = split_heads(self.k_norm(self.k_proj(visual_tokens)), self.num_heads)
         value = split_heads(self.v_proj(visual_tokens), self.num_heads)

@@ -20,17 +20,20 @@ def default_generation_tokens(config: CosmoConfig) -> dict[str, Any]:
     Returns:
         Fields of a `GenerationConfig`.
     """
-    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    ends: list[int | None] = [*config.eos_token_id] if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     ends = [token for token in [*ends, config.end_of_chunk_token_id] if token is not None]
-    defaults = {"bos_token_id": config.bos_token_id, "pad_token_id": config.pad_token_id}
+    defaults: dict[str, Any] = {"bos_token_id": config.bos_token_id, "pad_token_id": config.pad_token_id}
     if ends:
-        defaults["eos_token_id"] = sorted(set(ends), key=ends.index)
+        defaults["eos_token_id"] = list(dict.fromkeys(ends))
     if config.visual_token_id is not None:
         defaults["suppress_tokens"] = [config.visual_token_id]
     return defaults
 
 
-class CosmoGenerationMixin(GenerationMixin):
+_Base: Any = GenerationMixin  # its methods are typed for another `self`, which no subclass can satisfy
+
+
+class CosmoGenerationMixin(_Base):
     """The three places where generation with media differs from generation of plain text."""
 
     def _expand_inputs_for_generation(

@@ -4,7 +4,7 @@ The paper is arXiv:2401.00849. Shape letters: B samples, R text rows (B, or B x 
 F frames, P patches, V visual tokens, D_v and D_t widths of vision tower and language model, E shared embedding.
 """
 
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import nn
@@ -174,8 +174,11 @@ class CosmoModel(CosmoPreTrainedModel):
     def _open_cache(self, past_key_values: Cache | None, use_cache: bool | None) -> CosmoCache | None:
         """The cache that this pass reads and fills; one that holds text alone gets a place for media."""
         if past_key_values is not None:
-            has_media = hasattr(past_key_values, "places")
-            return past_key_values if has_media else CosmoCache(past_key_values)
+            return (
+                cast(CosmoCache, past_key_values)
+                if hasattr(past_key_values, "places")
+                else CosmoCache(past_key_values)
+            )
         if use_cache is None:
             use_cache = getattr(self.config.text_config, "use_cache", True)
         if not use_cache or (self.training and self.is_gradient_checkpointing):
@@ -352,7 +355,7 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
         configs = {"vision_config": towers.vision.config, "text_config": towers.language_model.config}
         attention = {name: config._attn_implementation for name, config in configs.items()}
         config = CosmoConfig(**configs | {"attn_implementation": attention} | token_ids | cosmo_options)
-        return cls(config, towers).to(dtype)
+        return nn.Module.to(cls(config, towers), dtype)
 
     def get_input_embeddings(self) -> nn.Module:
         """Token embeddings of the language model."""

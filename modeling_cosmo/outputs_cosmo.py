@@ -18,7 +18,7 @@ class CosmoModelOutput(ModelOutput):
     last_hidden_state: torch.Tensor | None = None
     """States of the language model's last layer, shape `(R, L, D_t)`."""
     past_key_values: Cache | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
+    hidden_states: tuple[torch.Tensor | None, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
     cross_attentions: tuple[torch.Tensor, ...] | None = None
     """Weights of each gated block, shape `(B, heads, R / B * L, M * V)`; with eager attention only."""
@@ -43,7 +43,7 @@ class CosmoCausalLMOutput(ModelOutput):
     logits: torch.Tensor | None = None
     """Shape `(R, L, vocabulary)`."""
     past_key_values: Cache | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
+    hidden_states: tuple[torch.Tensor | None, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
     cross_attentions: tuple[torch.Tensor, ...] | None = None
     text_embeds: torch.Tensor | None = None

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention_cosmo import initialise_linear
 from .configuration_cosmo import CosmoConfig
@@ -16,7 +17,7 @@ class CosmoPreTrainedModel(PreTrainedModel):
     config_class = CosmoConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    input_modalities = ("image", "video", "text")
+    input_modalities = ["image", "video", "text"]  # noqa: RUF012 (declared by transformers)
     supports_gradient_checkpointing = True
     _no_split_modules = ["CosmoDecoderLayer", "CosmoResamplerLayer", "CosmoTextPool"]  # noqa: RUF012 (declared by transformers)
     _skip_keys_device_placement = ["past_key_values", "cross_attention_cache"]  # noqa: RUF012 (declared by transformers)
@@ -30,14 +31,15 @@ class CosmoPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, nn.Linear):
             initialise_linear(module)
-        if hasattr(module, "initialise_own_parameters"):
-            module.initialise_own_parameters()
+        if callable(initialise := getattr(module, "initialise_own_parameters", None)):
+            initialise()
 
     @torch.no_grad()
     def initialize_weights(self) -> None:
         """Gated blocks first: they stand inside the language model, which would initialise them by its own rules."""
         for module in self.modules():
-            for part in gated_block(module).modules() if gated_block(module) is not None else ():
+            block = gated_block(module)
+            for part in () if block is None else block.modules():
                 self._initialize_weights(part, self.is_custom_code())
         super().initialize_weights()
 
@@ -45,8 +47,8 @@ class CosmoPreTrainedModel(PreTrainedModel):
         """Checkpoint the wrappers, not again the stock layers inside them."""
         super()._set_gradient_checkpointing(*args, **kwargs)
         for module in self.modules():
-            if hasattr(module, "decoder_layer") and hasattr(module, "cross_attention"):
-                module.decoder_layer.gradient_checkpointing = False
+            if isinstance(layer := module._modules.get("decoder_layer"), GradientCheckpointingLayer):
+                layer.gradient_checkpointing = False
 
 
 def gated_block(module: nn.Module) -> nn.Module | None:

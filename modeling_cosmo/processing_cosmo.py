@@ -41,6 +41,7 @@ class CosmoProcessor(ProcessorMixin):
         self, image_processor: Any = None, tokenizer: Any = None, num_frames: int = 3, chat_template: str | None = None
     ) -> None:
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        self._untrained_tokens: tuple[str, ...] = ()
         self.num_frames = num_frames
         missing = [token for token in (VISUAL, END_OF_CHUNK) if token not in tokenizer.get_vocab()]
         if missing:
@@ -68,7 +69,7 @@ class CosmoProcessor(ProcessorMixin):
         )
         tokenizer.padding_side = "left"  # generation continues the end of each row
         processor = cls(vision, tokenizer, num_frames, chat_template=CHAT_TEMPLATE)
-        processor._untrained_tokens = untrained
+        processor._untrained_tokens = tuple(untrained)
         return processor
 
     def token_ids(self) -> dict[str, int]:

@@ -40,7 +40,7 @@ def load_towers(vision: Any, text: Any, processor: Any, dtype: torch.dtype) -> t
     towers = PreTrainedTowers(getattr(vision, "vision_model", vision), text.base_model, _plain_head(text))
     for tower in towers:
         for module in tower.modules():
-            module._is_hf_initialized = True  # pretrained: not to be initialised again
+            module.__dict__["_is_hf_initialized"] = True  # pretrained: not to be initialised again
     return towers, token_ids
 
 
@@ -66,7 +66,7 @@ def _add_token_embeddings(text: PreTrainedModel, processor: Any) -> dict[str, An
     untrained = {tokenizer.convert_tokens_to_ids(token) for token in getattr(processor, "_untrained_tokens", ())}
     new_rows = sorted(untrained | set(range(num_known, num_needed)))
     for layer in (text.get_input_embeddings(), text.get_output_embeddings()) if new_rows else ():
-        _draw_rows(layer.weight, new_rows)
+        _draw_rows(layer, new_rows)
     return processor.token_ids() | {
         "bos_token_id": config.bos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id,
         "eos_token_id": config.eos_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id,
@@ -74,7 +74,8 @@ def _add_token_embeddings(text: PreTrainedModel, processor: Any) -> dict[str, An
 
 
 @torch.no_grad()
-def _draw_rows(table: torch.Tensor, rows: list[int]) -> None:
+def _draw_rows(layer: Any, rows: list[int]) -> None:
+    table = layer.weight
     known = table[: rows[0]].float()
     noise = torch.randn(len(rows), table.shape[1], device=table.device)
     table[rows] = (known.mean(dim=0) + known.std(dim=0) * noise).to(table.dtype)

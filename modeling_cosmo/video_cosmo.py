@@ -66,12 +66,12 @@ def _frames_of(
     times = uniform_times(num_frames, start_s, end_s)
     decoded = ((frame.time - _begin_s(stream), frame) for frame in container.decode(stream) if frame.time is not None)
     shown = _shown_at(decoded, times)
-    current, picture = None, None
+    picture, previous = np.empty(0), None
     for frame in shown:
-        if frame is not current:
-            current, picture = frame, frame.to_ndarray(format="rgb24")
+        if frame is not previous:
+            picture, previous = frame.to_ndarray(format="rgb24"), frame
         yield picture
-    if current is None:
+    if previous is None:
         raise ValueError(f"{name} has no frames from {start_s} s to {end_s} s")
 
 

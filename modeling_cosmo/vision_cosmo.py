@@ -3,11 +3,12 @@
 Shape letters: N pictures, P patches, D width.
 """
 
+from typing import Any
+
 import torch
-from torch import nn
 
 
-def encode_patches(tower: nn.Module, pixel_values: torch.Tensor, patch_tokens: str) -> torch.Tensor:
+def encode_patches(tower: Any, pixel_values: torch.Tensor, patch_tokens: str) -> torch.Tensor:
     """Patch tokens of each picture, without the class token.
 
     Args:
@@ -27,7 +28,7 @@ def encode_patches(tower: nn.Module, pixel_values: torch.Tensor, patch_tokens: s
     return states
 
 
-def check_patch_tokens(tower: nn.Module, patch_tokens: str) -> None:
+def check_patch_tokens(tower: Any, patch_tokens: str) -> None:
     """Refuse patch tokens that a tower cannot give.
 
     Raises:
