@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -35,7 +35,8 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
         reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
         raise WriteError(f"cannot write {path}: {reason}; nothing half-written is kept, run again to go on") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it was renamed, or never came to be
+            temporary.unlink()
 
 
 def write_whole(path: Path, data: str | bytes) -> None:

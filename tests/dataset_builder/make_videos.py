@@ -29,6 +29,7 @@ def encode(
         assert isinstance(stream, av.VideoStream)
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
         stream.codec_context.thread_count = 1
+        container.start_encoding()  # a header even where no frame follows
         for pixels in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())

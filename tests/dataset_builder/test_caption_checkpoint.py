@@ -1,6 +1,7 @@
 """Real captioning classes with tiny random weights: the words are nonsense, the path is the real one."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ from tests.dataset_builder.make_videos import encode, story
 
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "a", "red", "star", "rolls", "left", "picture", "of"]
-TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+TINY: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -60,7 +61,7 @@ def write_blip(folder: Path) -> None:
 
 
 def write_git(folder: Path) -> None:
-    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    ids: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     config = GitConfig(vision_config=TINY | {"image_size": 32, "patch_size": 8}, vocab_size=len(WORDS), **TINY, **ids)
     GitForCausalLM(config).save_pretrained(folder)
     pictures = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
@@ -68,7 +69,7 @@ def write_git(folder: Path) -> None:
 
 
 def write_vit_gpt2(folder: Path) -> None:
-    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    ids: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     decoder = GPT2Config(vocab_size=len(WORDS), n_embd=16, n_layer=1, n_head=2, n_positions=64, **ids)
     encoder = ViTConfig(**TINY, image_size=32, patch_size=8)
     config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(

@@ -3,6 +3,7 @@
 import math
 import time
 from itertools import combinations, pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,10 +89,9 @@ def test_600_frames_into_60_segments_take_less_than_half_a_second():
     assert time.process_time() - begin < 0.5
 
 
-def settings(**changes) -> SegmentSettings:
-    return SegmentSettings(
-        **({"frame_rate_hz": 4.0, "frames_per_segment": 6.0, "penalty": 1.0, "tower": "x"} | changes)
-    )
+def settings(**changes: Any) -> SegmentSettings:
+    values: dict[str, Any] = {"frame_rate_hz": 4.0, "frames_per_segment": 6.0, "penalty": 1.0, "tower": "x"}
+    return SegmentSettings(**(values | changes))
 
 
 def test_clips_cover_the_video_without_a_gap():

@@ -1,0 +1,77 @@
+import pytest
+
+from dataset_builder.atomic import WriteError, replacing, write_whole
+from dataset_builder.inputs import find_videos
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+
+
+def test_split_folders_make_the_splits(tmp_path):
+    touch(tmp_path, "train/b.mp4", "train/sub/a.MKV", "test/c.webm", "elsewhere/d.mp4", "e.mp4")
+    found = [(source.split, source.video_id, source.name) for source in find_videos(tmp_path)]
+    assert found == [
+        ("train", "b", "train/b.mp4"),
+        ("train", "sub/a", "train/sub/a.MKV"),
+        ("test", "c", "test/c.webm"),
+    ]
+
+
+def test_without_split_folders_everything_is_train(tmp_path):
+    touch(tmp_path, "b.mp4", "sub/a.mp4", "sub/a.json", "b.txt")
+    assert [(source.split, source.video_id) for source in find_videos(tmp_path)] == [
+        ("train", "b"),
+        ("train", "sub/a"),
+    ]
+    assert [source.truth and source.truth.name for source in find_videos(tmp_path)] == [None, "a.json"]
+
+
+def test_the_plainest_subtitle_is_taken(tmp_path):
+    touch(
+        tmp_path,
+        "a.mp4",
+        "a.en.vtt",
+        "a.srt",
+        "b.mp4",
+        "b.fr.srt",
+        "b.en.srt",
+        "c.mp4",
+        "c.d.vtt.bak",
+        "d.part.mp4",
+        "d.part.vtt",
+    )
+    chosen = {source.video_id: source.subtitles and source.subtitles.name for source in find_videos(tmp_path)}
+    assert chosen == {"a": "a.srt", "b": "b.en.srt", "c": None, "d.part": "d.part.vtt"}
+
+
+def test_files_of_one_stem_keep_their_suffix(tmp_path):
+    touch(tmp_path, "a.mp4", "a.mkv", "b.mp4")
+    assert [(source.video_id, source.stored_path) for source in find_videos(tmp_path)] == [
+        ("a.mkv", "videos/train/a.mkv"),
+        ("a.mp4", "videos/train/a.mp4"),
+        ("b", "videos/train/b.mp4"),
+    ]
+
+
+def test_files_appear_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "deep" / "file.txt"
+    write_whole(target, "old")
+    with pytest.raises(RuntimeError), replacing(target) as temporary:  # noqa: PT012 - the write before the fault matters
+        temporary.write_text("half of the new")
+        raise RuntimeError("killed")
+    assert target.read_text() == "old"
+    assert [path.name for path in target.parent.iterdir()] == ["file.txt"]
+
+
+def test_a_write_that_fails_names_the_file(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(WriteError, match=r"cannot write .*file/below: (Not a directory|File exists)"):
+        write_whole(tmp_path / "file" / "below", "x")
+
+
+def test_other_faults_inside_the_block_keep_their_own_message(tmp_path):
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "a"):
+        (tmp_path / "missing").read_text()

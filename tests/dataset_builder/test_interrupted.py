@@ -1,0 +1,105 @@
+"""kill -9 in the middle, run again: the corpus of a build that was never disturbed."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dataset_builder import build_corpus, load_recipe
+from dataset_builder.inputs import find_videos
+from dataset_builder.work_state import load_outcome
+from tests.dataset_builder.make_videos import encode, story
+
+
+BUILD = """
+import sys
+from dataset_builder import build_corpus, load_recipe
+if __name__ == "__main__":
+    build_corpus(sys.argv[1], sys.argv[2], load_recipe("laptop", {"segment.tower": sys.argv[3]}), workers=2)
+"""
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_for(condition, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_undisturbed(tower_dir, tmp_path):
+    source = encode(tmp_path / "one.mp4", story(0))
+    for index in range(60):  # each differs in its name and speech
+        (tmp_path / "in").mkdir(exist_ok=True)
+        shutil.copy(source, tmp_path / "in" / f"v{index:02d}.mp4")
+        text = f"WEBVTT\n\n00:00:01.000 --> 00:00:02.000\nsentence number {index}\n"
+        (tmp_path / "in" / f"v{index:02d}.vtt").write_text(text)
+    script = tmp_path / "build.py"
+    script.write_text(BUILD)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(script), str(tmp_path / "in"), str(tmp_path / "out"), str(tower_dir)]
+    with (tmp_path / "log").open("w") as log, subprocess.Popen(command, env=environment, stderr=log) as process:
+        results = tmp_path / "out" / ".build" / "results"
+        wait_for(lambda: (results.is_dir() and len(list(results.glob("*.json"))) >= 5) or process.poll(), 120)
+        workers = children_of(process.pid)
+        process.send_signal(signal.SIGKILL)
+    wait_for(lambda: not any(is_running(worker) for worker in workers), 20)  # none is left waiting for its parent
+    done = {path: path.stat().st_mtime_ns for path in results.glob("*.json")}
+    assert 5 <= len(done) < len(find_videos(tmp_path / "in")), "killed in the middle"
+    assert all(load_outcome(path) for path in done)
+    assert not (tmp_path / "out" / "data").exists()
+
+    recipe = load_recipe("laptop", {"segment.tower": str(tower_dir)})
+    build_corpus(tmp_path / "in", tmp_path / "out", recipe, workers=1, progress=False)
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in done.items()), "what was done is not done again"
+    build_corpus(tmp_path / "in", tmp_path / "undisturbed", recipe, workers=1, progress=False)
+    for path in (tmp_path / "undisturbed").rglob("*"):
+        name = path.relative_to(tmp_path / "undisturbed")
+        if path.is_file() and ".build" not in name.parts:
+            assert path.read_bytes() == (tmp_path / "out" / name).read_bytes(), name
+
+
+def test_a_torn_result_is_made_again(narrated_dir, tower_dir, tmp_path):
+    """A power cut may leave a file without its content: it is not trusted."""
+    recipe = load_recipe("toy", {"segment.tower": str(tower_dir)})
+    build_corpus(narrated_dir, tmp_path, recipe, workers=1, progress=False)
+    shards = {path: path.read_bytes() for path in (tmp_path / "data").iterdir()}
+    torn = min((tmp_path / ".build" / "results").iterdir())
+    torn.write_text(torn.read_text()[:50])
+    (tmp_path / ".build" / "state.json").unlink()
+    assert not build_corpus(narrated_dir, tmp_path, recipe, workers=1, progress=False).up_to_date
+    assert {path: path.read_bytes() for path in (tmp_path / "data").iterdir()} == shards
+
+
+def test_what_changed_is_made_again_and_the_rest_is_kept(narrated_dir, tower_dir, tmp_path):
+    shutil.copytree(narrated_dir, tmp_path / "in")
+    recipe = load_recipe("toy", {"segment.tower": str(tower_dir)})
+    options = {"workers": 1, "progress": False}
+    build_corpus(tmp_path / "in", tmp_path / "out", recipe, **options)
+    before = {path.name for path in (tmp_path / "out/.build/results").iterdir()}
+    subtitles = tmp_path / "in/test/video 4.vtt"
+    subtitles.write_text(subtitles.read_text().replace("sentence", "phrase"))
+    assert not build_corpus(tmp_path / "in", tmp_path / "out", recipe, **options).up_to_date
+    assert len({path.name for path in (tmp_path / "out/.build/results").iterdir()} - before) == 1
+    (tmp_path / "in/train/video 0.mp4").unlink()
+    assert build_corpus(tmp_path / "in", tmp_path / "out", recipe, **options).num_videos["train"] == 2
+    assert len(list((tmp_path / "out/.build/results").iterdir())) == 4
+    (tmp_path / "out/data/train-00000-of-00001.parquet").unlink()
+    assert not build_corpus(tmp_path / "in", tmp_path / "out", recipe, **options).up_to_date
+    assert (tmp_path / "out/data/train-00000-of-00001.parquet").is_file()
