@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import typer.main
+import yaml
 from click import Group
 
 import cosmo_cli
+from tests.tiny_model import save_tiny_tower
 
 
 ROOT = Path(__file__).parents[1]
@@ -121,7 +123,11 @@ def test_damaged_videos_are_exit_code_3_unless_allowed(tmp_path):
     assert made.returncode == 0, made.stderr
     assert "1 train" in made.stdout
     (tmp_path / "videos" / "train" / "damaged.mp4").write_bytes(b"no video")
-    build = ["build", "videos", "--output", "corpus", "--recipe", "toy", "--workers", 1]
+    tower = save_tiny_tower(tmp_path / "tower")
+    recipe = yaml.safe_load((ROOT / "dataset_builder" / "recipes" / "toy.yaml").read_text())
+    recipe["segment"]["tower"] = str(tower)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    build = ["build", "videos", "--output", "corpus", "--recipe", "recipe.yaml", "--workers", 1]
     strict = cosmo(*build, cwd=tmp_path)
     assert strict.returncode == 3, strict.stderr
     assert "damaged.mp4" in (tmp_path / "corpus" / "quarantine.jsonl").read_text()
@@ -131,6 +137,18 @@ def test_damaged_videos_are_exit_code_3_unless_allowed(tmp_path):
     assert listed.returncode == 0, listed.stderr
     assert ".parquet" in listed.stdout
     assert "nothing was uploaded" in listed.stdout
+
+
+def test_captions_come_one_a_line(tiny_model_folder, tmp_path):
+    made = cosmo("toy", "videos", "--output", "videos", "--num-videos", 3, "--workers", 1, cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    clip = next((tmp_path / "videos").rglob("*.mp4"))
+    (tmp_path / "letter.mp4").write_text("no video")
+    result = cosmo("caption", tiny_model_folder, "letter.mp4", clip, cwd=tmp_path)
+    assert result.returncode == 1, "one of the two could not be read"
+    [line] = result.stdout.splitlines()
+    assert line.startswith(f"{clip}\t")
+    assert "cosmo: error: letter.mp4 cannot be read as a video or picture" in result.stderr
 
 
 def test_the_demo_folder_can_be_published(tmp_path):

@@ -5,7 +5,9 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    CLIPConfig,
     CLIPImageProcessorPil,
+    CLIPModel,
     CLIPVisionConfig,
     CLIPVisionModel,
     OPTConfig,
@@ -34,6 +36,25 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="</s>", eos_token="</s>")
 
 
+def save_tiny_tower(folder: Path) -> Path:
+    """Writes a whole CLIP with its image processor, as a recipe's `tower` takes it."""
+    torch.manual_seed(0)
+    part = {"hidden_size": 20, "intermediate_size": 28, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPConfig(
+        vision_config=part | {"image_size": SIDE_PX, "patch_size": 8},
+        text_config=part | {"vocab_size": 50, "bos_token_id": 1, "eos_token_id": 2},
+        projection_dim=20,
+    )
+    CLIPModel(config).save_pretrained(folder)
+    _image_processor().save_pretrained(folder)
+    return folder
+
+
+def _image_processor() -> CLIPImageProcessorPil:
+    size = {"height": SIDE_PX, "width": SIDE_PX}
+    return CLIPImageProcessorPil(size={"shortest_edge": SIDE_PX}, crop_size=size)
+
+
 def save_tiny_model(folder: Path) -> Path:
     """Writes model, code and processor to a folder."""
     torch.manual_seed(0)
@@ -47,10 +68,7 @@ def save_tiny_model(folder: Path) -> Path:
             patch_size=8,
         )
     )
-    image_processor = CLIPImageProcessorPil(
-        size={"shortest_edge": SIDE_PX}, crop_size={"height": SIDE_PX, "width": SIDE_PX}
-    )
-    processor = CosmoProcessor.from_towers(image_processor, make_tokenizer(), num_frames=NUM_FRAMES)
+    processor = CosmoProcessor.from_towers(_image_processor(), make_tokenizer(), num_frames=NUM_FRAMES)
     text = OPTForCausalLM(
         OPTConfig(
             vocab_size=300,
