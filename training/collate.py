@@ -13,6 +13,7 @@ class Collator:
 
     def __init__(self, processor: Any, reader: FrameReader, max_length: int) -> None:
         self.processor, self.reader, self.max_length = processor, reader, max_length
+        self.visual_token_id = processor.token_ids()["visual_token_id"]
 
     def __call__(self, samples: Samples) -> dict[str, torch.Tensor]:
         """Arguments of the model's forward.
@@ -30,7 +31,7 @@ class Collator:
             return_tensors="pt",
         )
         ids, mask = tokens["input_ids"], tokens["attention_mask"]
-        shown = (ids == self.processor.visual_token_id).sum(dim=-1)  # (B,)
+        shown = (ids == self.visual_token_id).sum(dim=-1)  # (B,)
         slots = torch.arange(samples.clips.shape[1])
         media_mask = (slots < shown[:, None])[:, :, None].expand(samples.frames.shape)  # (B, M, F)
         return {

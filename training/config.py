@@ -240,7 +240,7 @@ def _checked(key: str, value: Any, hint: Any) -> Any:
             return str(value)
         if isinstance(choice, type) and type(value) is choice:
             return value
-    expected = " or ".join(getattr(choice, "__name__", None) or "|".join(get_args(choice)) for choice in choices)
+    expected = " or ".join("|".join(get_args(choice)) or choice.__name__ for choice in choices)
     raise ValueError(f"{key}={value!r}: expected {expected}")
 
 

@@ -20,6 +20,9 @@ from training.sampling import Indices
 
 FRAMES_PER_PASS = 512  # through the vision tower at once
 CACHE_FORMAT = "1"
+UNRELATED = frozenset(  # keys of a tower's files that change nothing in its features
+    {"_name_or_path", "architectures", "auto_map", "dtype", "processor_class", "transformers_version"}
+)
 
 
 class FrameReader(Protocol):
@@ -73,18 +76,22 @@ def pixels_of(processor: Any, frames: NDArray[np.uint8]) -> torch.Tensor:
 def features_path(table: ClipTable, model: Any, processor: Any, config: TrainingConfig, folder: Path) -> Path:
     """Where the features of a split lie; the name holds a hash of all that they depend on."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.get_vision_tower().state_dict().items()):
+    for name, tensor in sorted(model.model.vision_tower.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().float().numpy().tobytes())
     settings = {
         "format": CACHE_FORMAT,
         "corpus": corpus_digest(table.root, table.split),
         "frames": config.num_frames * config.frame_choices,
-        "tower": model.config.vision_config.to_dict(),
-        "image_processor": processor.image_processor.to_dict(),
+        "tower": _related(model.config.vision_config.to_dict()),
+        "image_processor": _related(processor.image_processor.to_dict()),
         "patch_tokens": getattr(model.config, "patch_tokens", None),
     }
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     return folder / f"features-{table.split}-{digest.hexdigest()[:16]}.npy"
+
+
+def _related(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in UNRELATED}
 
 
 def write_features(path: Path, table: ClipTable, model: Any, processor: Any, config: TrainingConfig) -> None:
@@ -110,7 +117,7 @@ def write_features(path: Path, table: ClipTable, model: Any, processor: Any, con
 
 def encode(model: Any, pixels: torch.Tensor) -> torch.Tensor:
     """Features of frames (N, 3, H, W) under the frozen tower, float16 (N, P, D_v) on the CPU."""
-    device = next(model.get_vision_tower().parameters()).device
+    device = next(model.model.vision_tower.parameters()).device
     with torch.no_grad():
         parts = [
             model.encode_frames(part[:, None, None].to(device))[:, 0, 0].half().cpu()

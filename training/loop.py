@@ -52,9 +52,12 @@ def train(config: TrainingConfig, output: str | Path) -> Path:
     run = Run(config, output, accelerator)
     if checkpoints:
         run.resume(checkpoints[-1])
-    with stop_request() as stop:
-        run.fit(stop)
-    return run.finish()
+    try:
+        with stop_request() as stop:
+            run.fit(stop)
+        return run.finish()
+    finally:
+        accelerator.end_training()
 
 
 def build_accelerator(config: TrainingConfig) -> Accelerator:
@@ -82,7 +85,7 @@ class Run:
         with accelerator.main_process_first():
             corpus = prepare_corpus(config, output)
         if accelerator.is_main_process:
-            open_run(output, config, corpus_digest(corpus, config.train_split))
+            open_run(output, config, corpus_digest(corpus, config.train_split), accelerator.num_processes)
         accelerator.wait_for_everyone()
         batches = lambda split: build_batches(
             corpus, split, self.bare_model, self.processor, config, output, accelerator

@@ -55,11 +55,12 @@ def check_same_run(output: Path, config: TrainingConfig) -> None:
             raise ValueError(f"{output} was begun with {found}: choose another --output")
 
 
-def open_run(output: Path, config: TrainingConfig, data_revision: str) -> None:
+def open_run(output: Path, config: TrainingConfig, data_revision: str, num_processes: int) -> None:
     """Create the folder if need be and write what the run is and depends on."""
     output.mkdir(parents=True, exist_ok=True)
     replace_text(output / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
-    replace_text(output / "environment.json", json.dumps(environment(config.seed, data_revision), indent=2) + "\n")
+    found = environment(config.seed, data_revision) | {"num_processes": num_processes}
+    replace_text(output / "environment.json", json.dumps(found, indent=2) + "\n")
 
 
 def environment(seed: int, data_revision: str) -> dict[str, Any]:

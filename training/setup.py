@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from dataset_builder.build import build_corpus
@@ -41,14 +42,23 @@ def prepare_corpus(config: TrainingConfig, output: Path) -> Path:
 
 
 def build_model(config: TrainingConfig) -> tuple[CosmoForConditionalGeneration, CosmoProcessor]:
-    """A saved model, or a new one on top of two towers; towers frozen either way."""
+    """A saved model, or a new one on top of two towers; towers frozen either way.
+
+    Raises:
+        ValueError: if a model option has the wrong type or contradicts the towers.
+        OSError: if a folder or id holds no model.
+    """
     if config.model:
         model = CosmoForConditionalGeneration.from_pretrained(config.model)
         processor = CosmoProcessor.from_pretrained(config.model)
+        processor.num_frames = config.num_frames
     else:
         vision, text = tower_path(config.vision, "clip"), tower_path(config.text, "opt")
-        processor = CosmoProcessor.from_towers(vision, text)
-        model = CosmoForConditionalGeneration.from_towers(vision, text, processor=processor, **config.cosmo_options)
+        processor = CosmoProcessor.from_towers(vision, text, num_frames=config.num_frames)
+        try:
+            model = CosmoForConditionalGeneration.from_towers(vision, text, processor, **config.cosmo_options)
+        except StrictDataclassError as error:  # no ValueError, and several lines long
+            raise ValueError(" ".join(str(error).split())) from None
     model.freeze_towers()
     return model, processor
 

@@ -2,8 +2,6 @@
 
 import csv
 import math
-import os
-from pathlib import Path
 
 import pytest
 
@@ -11,10 +9,6 @@ from training.evaluation.caption_tokenizer import tokenize_caption
 from training.evaluation.cider import cider_d
 from training.evaluation.metrics import Cider, RetrievalRecall, VqaAccuracy
 from training.evaluation.vqa import normalize_answer, vqa_accuracy
-
-
-SAMPLES = os.environ.get("COSMO_SAMPLES")
-needs_samples = pytest.mark.skipif(not SAMPLES, reason="COSMO_SAMPLES is not set: no published captions to score")
 
 
 def cider_by_definition(predictions, references):
@@ -56,9 +50,8 @@ def test_cider_matches_the_definition():
     assert Cider().compute(predictions=PREDICTIONS, references=REFERENCES) == {"cider": pytest.approx(mean, abs=1e-12)}
 
 
-@needs_samples
-def test_cider_matches_the_number_nlg_eval_publishes():
-    folder = Path(str(SAMPLES)) / "text" / "nlg-eval"
+def test_cider_matches_the_number_nlg_eval_publishes(samples_dir):
+    folder = samples_dir / "text" / "nlg-eval"
     lines = lambda name: (folder / name).read_text().splitlines()
     references = [list(pair) for pair in zip(lines("ref1.txt"), lines("ref2.txt"), strict=True)]
     # Six digits are published (Maluuba/nlg-eval, README).
@@ -67,9 +60,8 @@ def test_cider_matches_the_number_nlg_eval_publishes():
     )
 
 
-@needs_samples
-def test_cider_matches_the_definition_on_real_captions():
-    with (Path(str(SAMPLES)) / "text" / "aac-metrics" / "example_1.csv").open() as file:
+def test_cider_matches_the_definition_on_real_captions(samples_dir):
+    with (samples_dir / "text" / "aac-metrics" / "example_1.csv").open() as file:
         rows = list(csv.DictReader(file))[:13]
     clean = lambda text: " ".join(tokenize_caption(text))
     predictions = [clean(row["caption_predicted"]) for row in rows]
