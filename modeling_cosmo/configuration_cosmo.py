@@ -171,10 +171,10 @@ class CosmoConfig(PreTrainedConfig):
 
     def _check_text_embedding(self) -> None:
         first_block = self.block_positions[0]
-        if self.text_embedding_depth is None or not 1 <= self.text_embedding_depth <= first_block:
+        if self.text_embedding_depth is None or not 0 <= self.text_embedding_depth <= first_block:
             raise ValueError(
-                f"text_embedding_depth is {self.text_embedding_depth}; the text embedding needs at least 1 layer and "
-                f"must be taken before the first gated block, which stands before layer {first_block}"
+                f"text_embedding_depth is {self.text_embedding_depth}; the text embedding must be taken before the "
+                f"first gated block, which stands before layer {first_block}"
             )
 
 

@@ -163,6 +163,7 @@ class CosmoDecoderLayer(GradientCheckpointingLayer):
             return super().__call__(hidden_states, visual_tokens, *args, **kwargs)
         if self.layer_index == 0:
             tap.first_input = hidden_states
+            tap.text_states = hidden_states if tap.text_depth == 0 else None
         if tap.stop and tap.text_depth is not None and self.layer_index >= tap.text_depth:
             return hidden_states
         output = super().__call__(hidden_states, visual_tokens, *args, tap=tap, **kwargs)

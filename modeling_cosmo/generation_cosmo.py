@@ -63,6 +63,12 @@ class CosmoGenerationMixin(_Base):
         self, input_ids: torch.Tensor, *args: Any, is_first_iteration: bool = False, **kwargs: Any
     ) -> dict[str, Any]:
         """Give the media to the first pass only, whose cache serves the others; embeddings are not needed."""
+        cache = kwargs.get("past_key_values")
+        if is_first_iteration and getattr(cache, "places", None) is not None:
+            new_ids = (
+                input_ids[:, -kwargs["next_sequence_length"] :] if kwargs.get("next_sequence_length") else input_ids
+            )
+            kwargs |= _without_cached_media(input_ids, new_ids, cache, kwargs, self.config.visual_token_id)
         inputs = super().prepare_inputs_for_generation(
             input_ids, *args, is_first_iteration=is_first_iteration, **kwargs
         )
@@ -70,3 +76,42 @@ class CosmoGenerationMixin(_Base):
             for name in MEDIA_ARGUMENTS:
                 inputs.pop(name, None)
         return inputs | {"compute_contrastive": False}
+
+
+def _without_cached_media(
+    input_ids: torch.Tensor, new_ids: torch.Tensor, cache: Any, media: dict[str, Any], visual_token_id: int
+) -> dict[str, Any]:
+    """Media of a later turn: those of the new text alone, or of the whole text, whose beginning the cache holds.
+
+    Args:
+        input_ids: the whole text or its new part, shape `(R, L)`.
+        new_ids: the part that the cache does not hold, shape `(R, L_new)`.
+        cache: a `CosmoCache` with media.
+        media: the media arguments of `CosmoModel.forward`.
+        visual_token_id: id of the placeholder.
+
+    Returns:
+        Media arguments without what the cache holds.
+
+    Raises:
+        ValueError: if a sample brings neither as many media as its new text has placeholders nor as its whole text.
+    """
+    given = {name: media[name] for name in MEDIA_ARGUMENTS if media.get(name) is not None}
+    frames = given.get("pixel_values", given.get("vision_features"))
+    if frames is None:
+        return {}
+    mask = given.get("media_mask", torch.ones(frames.shape[:3], dtype=torch.bool, device=frames.device)).clone()
+    step = len(input_ids) // len(frames)  # rows of one sample are neighbours
+    num_given = mask.any(dim=-1).sum(dim=-1).tolist()
+    num_new = (new_ids[::step] == visual_token_id).sum(dim=-1).tolist()
+    num_all = (input_ids[::step] == visual_token_id).sum(dim=-1).tolist()
+    if num_given == num_new:
+        return {}
+    for sample, counts in enumerate(zip(num_given, num_new, num_all, strict=True)):
+        if counts[0] != counts[2]:
+            raise ValueError(f"sample {sample} has {counts[1]} new <visual> placeholders but {counts[0]} media")
+    num_cached = [of_all - of_new for of_all, of_new in zip(num_all, num_new, strict=True)]
+    for sample, count in enumerate(num_cached):
+        mask[sample, :count] = False
+    given["media_mask"] = mask
+    return {name: value[:, min(num_cached) :] for name, value in given.items()}
