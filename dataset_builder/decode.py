@@ -1,10 +1,12 @@
 """From a record of the corpus to pixels: only the frames asked for, decoded forward."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 
 from dataset_builder.errors import DamagedInput
@@ -113,7 +115,8 @@ def _decode_sorted(video: Path | bytes, wanted: list[float], *, seek: bool) -> l
             return []
         if seek:
             origin = stream.start_time or 0
-            container.seek(origin + int(wanted[0] / (stream.time_base or Fraction(1, 1000))), stream=stream)
+            with suppress(av.error.FFmpegError):  # not seekable: read from the start
+                container.seek(origin + int(wanted[0] / (stream.time_base or Fraction(1, 1000))), stream=stream)
         for timed in decode_forward(stream, container):
             if seek and shown is None and (timed.frame.pts is None or timed.start_s > wanted[0]):
                 return []

@@ -1,6 +1,7 @@
 """Open videos with PyAV and say in one line what is wrong with those that do not open."""
 
 import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,7 +25,8 @@ CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,mxf,h264,hevc,ivf,nut,rm,dv"
 )
 WITHOUT_TIMES = {"avi", "h264", "hevc", "mpegvideo"}  # they store no times of presentation; frames come at one rate
-MAX_DURATION_S = 24 * 3600.0  # a later timestamp is taken for a broken one
+MAX_DURATION_S = 24 * 3600.0  # a later timestamp is taken for a broken one,
+MAX_GAP_S = 600.0  # and so is one this long after the frame before: sampling would repeat that frame for hours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,8 @@ def open_video(video: Path | bytes) -> Iterator[tuple[InputContainer, VideoStrea
         streams = [stream for stream in container.streams.video if not _is_cover(stream)]
         if not streams:
             raise DamagedInput(f"no video stream (found: {[stream.type for stream in container.streams]})")
+        if streams[0].codec_context is None:
+            raise DamagedInput("no decoder for its codec")
         streams[0].codec_context.thread_count = 1  # one thread per worker: the build runs a worker per core
         yield container, streams[0]
 
@@ -125,6 +129,7 @@ def decode_forward(stream: VideoStream, container: InputContainer) -> Iterator[T
     rate = stream.average_rate or stream.guessed_rate or 25
     timed = has_times(container)
     start_s = end_s = 0.0
+    before_s = math.inf
     try:
         for frame in container.decode(stream):
             if not timed or frame.pts is None:
@@ -132,8 +137,9 @@ def decode_forward(stream: VideoStream, container: InputContainer) -> Iterator[T
             else:
                 start_s = max(start_s, float((frame.pts - origin) * time_base))
             end_s = start_s + (float(frame.duration * time_base) if frame.duration else float(1 / rate))
-            if end_s > MAX_DURATION_S:
-                raise DamagedInput(f"broken timestamps: a frame at {start_s:.0f} s")
+            if end_s > MAX_DURATION_S or end_s - before_s > MAX_GAP_S:
+                raise DamagedInput(f"broken timestamps: a frame that is shown from {start_s:.0f} to {end_s:.0f} s")
+            before_s = end_s
             yield TimedFrame(start_s, end_s, frame)
     except av.error.FFmpegError as error:
         raise DamagedInput(f"cannot be decoded after {end_s:.2f} s ({_reason(error)})") from error
@@ -150,14 +156,17 @@ class RgbConverter:
         quarter_turns = round(frame.rotation / 90) % 4
         if quarter_turns % 2:
             height_px, width_px = width_px, height_px
-        rgb = self._reformatter.reformat(
-            frame,
-            width=width_px or frame.width,
-            height=height_px or frame.height,
-            format="rgb24",
-            interpolation=Interpolation.BICUBIC,
-            threads=1,
-        ).to_ndarray()
+        try:
+            rgb = self._reformatter.reformat(
+                frame,
+                width=width_px or frame.width,
+                height=height_px or frame.height,
+                format="rgb24",
+                interpolation=Interpolation.BICUBIC,
+                threads=1,
+            ).to_ndarray()
+        except (av.error.FFmpegError, ValueError) as error:
+            raise DamagedInput(f"a frame cannot be turned into RGB ({_reason(error)})") from error
         return np.rot90(rgb, quarter_turns) if quarter_turns else rgb
 
 

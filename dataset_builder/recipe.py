@@ -19,16 +19,16 @@ Settings = TypeVar("Settings")
 class SegmentSettings:
     """How a video is cut into clips: kernel temporal segmentation (KTS) on embeddings of sampled frames."""
 
+    tower: str | None = "toy"
+    """Folder of a CLIP- or SigLIP-type model whose pictures' embeddings are compared; `toy` is the shipped one."""
+    embeddings: str | None = None
+    """Folder with one `VIDEO_ID.npy` (N, D) per video, made elsewhere at the same rate, in place of a tower."""
     frame_rate_hz: float
     """Frames sampled per second of video."""
     frames_per_segment: float
     """At most one segment per this many sampled frames."""
     penalty: float
     """Price of a border (`vmax` in the literature): larger gives fewer clips; 0 gives as many as allowed."""
-    tower: str | None = "toy"
-    """Folder of a CLIP- or SigLIP-type model whose pictures' embeddings are compared; `toy` is the shipped one."""
-    embeddings: str | None = None
-    """Folder with one `VIDEO_ID.npy` (N, D) per video, made elsewhere at the same rate, in place of a tower."""
     min_clip_s: float = 0.0
     """No clip is shorter, in seconds (a video that is shorter is one clip)."""
     max_clip_s: float | None = None
@@ -118,12 +118,12 @@ class Recipe:
     """Which collection the videos come from; stands in every record."""
     license: str
     """Licence of the videos, an SPDX-like id as the Hub writes it; stands in every record and in the card."""
-    segment: SegmentSettings
-    caption: CaptionSettings
-    shards: ShardSettings
-    filter: FilterSettings = field(default_factory=FilterSettings)
     seed: int = 0
     """Seed of all that is drawn by chance."""
+    segment: SegmentSettings
+    caption: CaptionSettings
+    filter: FilterSettings = field(default_factory=FilterSettings)
+    shards: ShardSettings
 
     def as_dict(self) -> dict[str, Any]:
         """Nested plain values, in the order of the stages."""

@@ -1,5 +1,6 @@
 """Frames by time, against decoding the whole file and picking by hand."""
 
+import av
 import numpy as np
 import pytest
 
@@ -153,3 +154,18 @@ def test_wrong_requests_are_named():
         decode_clip(record_at("x.mp4"), 1, 3)
     with pytest.raises(ValueError, match="num_frames is 0"):
         decode_clip(record_at("x.mp4"), 0, 0)
+
+
+def test_a_gap_of_hours_between_frames_is_a_broken_timestamp(tmp_path):
+    path = tmp_path / "gap.mkv"
+    with av.open(str(path), mode="w") as container:
+        stream = container.add_stream("libx264", rate=RATE)
+        assert isinstance(stream, av.VideoStream)
+        stream.height, stream.width, stream.pix_fmt = 48, 80, "yuv420p"
+        for second in (0, 1, 2, 4000):
+            frame = av.VideoFrame.from_ndarray(numbered_frames()[0], format="rgb24")
+            frame.pts = second * RATE
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(DamagedInput, match="broken timestamps: a frame that is shown from"):
+        list(FrameSampler(path, 1.0, FrameFit(height_px=48, width_px=80), batch=4))
