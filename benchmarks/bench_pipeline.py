@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, OPTConfig, OPTForCausalLM
@@ -87,7 +88,7 @@ def bench_videos(folder: Path) -> None:
 
 def bench_model() -> None:
     """The tower, a training step on its cached output, and captions."""
-    model = toy_model()
+    model: Any = toy_model()
     pixels = torch.randn(16, 1, NUM_FRAMES, 3, SIDE_PX, SIDE_PX)
     with torch.no_grad():
         features = model.encode_frames(pixels).repeat(6, 1, 1, 1, 1)  # 96 clips

@@ -108,7 +108,7 @@ def literals(path: Path) -> list[str]:
 MACHINE = re.compile(  # put together from pieces, or this file would name them
     "|".join(
         [
-            r"(?<![\w.])/(?:work|root|home/\w+|Users/\w+)/",
+            r"(?<![\w.])/(?:work|root|(?:home|Users)/(?!me/)\w+)/",
             r"\.\./" + "shared",
             r"--(?:extra-)?index-" + "url",
             "file:" + "//",
@@ -149,15 +149,17 @@ def test_the_package_needs_what_it_declares():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     named = {"PIL": "pillow", "yaml": "pyyaml"}
 
+    def name_of(requirement: str) -> str:
+        return re.split(r"[^\w.-]", requirement)[0].lower()
+
     def declared(extra: str) -> set[str]:
-        found = set()
+        found: set[str] = set()
         for requirement in project["optional-dependencies"][extra]:
             own = re.fullmatch(r"cosmo-vlm\[(.+)\]", requirement)
-            names = own[1].split(",") if own else []
-            found |= set().union(*map(declared, names)) if own else {re.match(r"[\w.-]+", requirement)[0].lower()}
+            found |= set().union(*map(declared, own[1].split(","))) if own else {name_of(requirement)}
         return found
 
-    base = {re.match(r"[\w.-]+", requirement)[0].lower() for requirement in project["dependencies"]}
+    base = set(map(name_of, project["dependencies"]))
     for package, extra in {
         "modeling_cosmo": "model",
         "dataset_builder": "data",

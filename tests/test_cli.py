@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer.main
 import yaml
-from click import Group
+from typer.core import TyperGroup
 
 import cosmo_cli
 from tests.tiny_model import save_tiny_tower
@@ -31,10 +31,10 @@ def cosmo(*arguments: object, cwd: Path, **environment: str) -> subprocess.Compl
     )
 
 
-def commands(group: Group, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+def commands(group: TyperGroup, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     found = []
     for name, command in group.commands.items():
-        found += commands(command, (*prefix, name)) if isinstance(command, Group) else [(*prefix, name)]
+        found += commands(command, (*prefix, name)) if isinstance(command, TyperGroup) else [(*prefix, name)]
     return found
 
 
