@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dataset_builder.toy.world import COLOURS, Scene
 
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating]
 PAN_FRAMES = 4
 """Length of the camera pan of a join by "move"; its middle is the border."""
 BLEND_FRAMES = 3
@@ -113,7 +113,7 @@ def render_step(scene: Scene, look: Look, pose: Pose, size_px: int) -> NDArray[n
     """Frames of one step, shape (T, S, S, 3), RGB."""
     backdrop = render_background(scene.background, look, size_px)  # (S, S, 3)
     centre = (np.arange(size_px, dtype=np.float32) + 0.5) / size_px
-    cover = np.zeros((len(pose.x), size_px, size_px), dtype=np.float32)
+    cover: Array = np.zeros((len(pose.x), size_px, size_px), dtype=np.float32)
     sides = (-1, 1) if pose.gap.any() else (0,)
     for side in sides:
         dx = centre[None, None, :] - (pose.x + side * pose.gap)[:, None, None]  # (T, 1, S)
@@ -122,9 +122,9 @@ def render_step(scene: Scene, look: Look, pose: Pose, size_px: int) -> NDArray[n
         radius = pose.radius[:, None, None]
         outside = _DISTANCE[scene.shape]((dx * cos + dy * sin) / radius, (dy * cos - dx * sin) / radius)
         np.maximum(cover, np.clip(0.5 - outside * radius * size_px, 0, 1), out=cover)
-    cover = (cover * pose.opacity[:, None, None])[..., None]  # (T, S, S, 1)
+    visible = (cover * pose.opacity[:, None, None])[..., None]  # (T, S, S, 1)
     paint = np.asarray(COLOURS[scene.colour], dtype=np.float32)
-    return (backdrop + cover * (paint - backdrop) + 0.5).astype(np.uint8)
+    return (backdrop + visible * (paint - backdrop) + 0.5).astype(np.uint8)
 
 
 def render_background(background: str, look: Look, size_px: int) -> Array:

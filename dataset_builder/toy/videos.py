@@ -1,4 +1,4 @@
-"""Writes toy videos: `DIR/{train,validation,test}/NAME.{mp4,vtt,json}`, the same bytes of annotations for the same seed."""
+"""Writes toy videos: `DIR/{train,validation,test}/NAME.{mp4,vtt,json}`; same seed, same bytes of annotations."""
 
 import json
 import multiprocessing
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -212,7 +213,9 @@ def plan_steps(split: str, rng: np.random.Generator) -> list[PlannedStep]:
     ]
 
 
-def _draw_scene(combinations: tuple[tuple[str, str, str], ...], rng: np.random.Generator, unlike: Scene | None = None) -> Scene:
+def _draw_scene(
+    combinations: tuple[tuple[str, str, str], ...], rng: np.random.Generator, unlike: Scene | None = None
+) -> Scene:
     """A scene of the split whose object and background both differ from the scene before."""
     while True:
         shape, colour, action = combinations[rng.integers(len(combinations))]
@@ -257,7 +260,7 @@ def _plant(
     sentences: list[Sentence],
 ) -> list[Sentence]:
     """Plants a fault into frames and records in place, notes where, and returns the sentences with it."""
-    rng = np.random.default_rng(fault.pop("seed"))
+    rng = np.random.default_rng(int(str(fault.pop("seed"))))
     step_index = int(rng.integers(len(records)))
     step = records[step_index]
     fault.update(step_index=step_index, start_s=step["start_s"], end_s=step["end_s"])
@@ -283,9 +286,9 @@ def _plant(
     return sentences
 
 
-def encode_mp4(frames: NDArray[np.uint8], path: Path, frame_rate_hz: int = FRAME_RATE_HZ) -> None:
+def encode_mp4(frames: NDArray[np.uint8], target: Path | BinaryIO, frame_rate_hz: int = FRAME_RATE_HZ) -> None:
     """Encodes RGB frames (T, H, W, 3) as an H.264 mp4; one thread, so that the same frames give the same bytes."""
-    with av.open(str(path), mode="w", format="mp4") as container:
+    with av.open(str(target) if isinstance(target, Path) else target, mode="w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=frame_rate_hz)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
