@@ -181,7 +181,7 @@ class CosmoModel(CosmoPreTrainedModel):
             )
         if use_cache is None:
             use_cache = getattr(self.config.text_config, "use_cache", True)
-        if not use_cache or (self.training and self.is_gradient_checkpointing):
+        if not use_cache or (self.training and self.is_activation_checkpointing):
             return None
         return CosmoCache(DynamicCache(config=self.config.text_config))
 
