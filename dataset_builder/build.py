@@ -1,7 +1,6 @@
 """`cosmo build`: a folder of videos becomes a corpus that streams. Interrupted anywhere, a second run goes on."""
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -13,11 +12,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dataset_builder.atomic import replacing, write_whole
+from dataset_builder.atomic import write_whole
 from dataset_builder.card import SplitStatistics, make_card
 from dataset_builder.corpus import SHARD_NAME
+from dataset_builder.duplicates import find_duplicates
 from dataset_builder.filter import drop_all
 from dataset_builder.inputs import SourceVideo, find_videos
+from dataset_builder.output_folder import replace_folder, store_videos, write_checksums
 from dataset_builder.recipe import Recipe, load_recipe
 from dataset_builder.schema import InterleavedVideo
 from dataset_builder.shards import ROW_BYTES, plan_shards, write_shard
@@ -29,13 +30,6 @@ from dataset_builder.work_state import (
     load_outcome,
     video_key,
 )
-
-
-KEPT_FIRST = (
-    "test",
-    "validation",
-    "train",
-)  # of equal videos the test split keeps its copy: no test video is trained on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +51,15 @@ class BuildSummary:
     """0, or 3 where damaged files were found and not allowed."""
 
     def line(self) -> str:
-        """The summary in one line."""
+        """The summary in one line, with what cost most clips."""
         splits = ", ".join(f"{count} {split}" for split, count in self.num_videos.items()) or "none"
         state = "up to date" if self.up_to_date else "built"
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in [*self.drop_reasons.items()][:3])
         return (
-            f"{self.output_dir} {state}: videos {splits}; {self.num_kept_clips} of {self.num_clips} clips kept; "
-            f"{len(self.quarantined)} damaged files" + (" (quarantine.jsonl)" if self.quarantined else "")
+            f"{self.output_dir} {state}: videos {splits}; {self.num_kept_clips} of {self.num_clips} clips kept"
+            + (f" (dropped: {reasons})" if reasons else "")
+            + f"; {len(self.quarantined)} damaged files"
+            + (" (quarantine.jsonl)" if self.quarantined else "")
         )
 
 
@@ -154,14 +151,14 @@ def _assemble(
             records = _records([in_split[member] for member in members], originals, recipe, statistics[split], tools)
             write_shard(fresh / SHARD_NAME.format(split=split, index=index, count=len(plan)), records, recipe.shards)
     stored = [] if recipe.shards.embed_videos else [source for source, _ in readable]
-    _store_videos(output_dir, stored)
-    _replace_folder(output_dir / "data", fresh)
+    store_videos(output_dir, stored)
+    replace_folder(output_dir / "data", fresh)
     faults = sorted(faults, key=lambda fault: fault.path)
     lines = [json.dumps(asdict(fault), ensure_ascii=False) + "\n" for fault in faults]
     write_whole(output_dir / "quarantine.jsonl", "".join(lines))
     if readable:
         write_whole(output_dir / "README.md", make_card(recipe, statistics, tools, len(faults)))
-    _write_checksums(output_dir)
+    write_checksums(output_dir)
     reasons = sum((split.reasons for split in statistics.values()), SplitStatistics().reasons)
     return BuildSummary(
         output_dir=str(output_dir),
@@ -192,65 +189,6 @@ def _records(
         statistics.add(record)
         tools.update(record.provenance)
         yield record
-
-
-def find_duplicates(sources: Sequence[SourceVideo]) -> dict[Path, str]:
-    """Videos whose file equals another's byte for byte, with the `split/video_id` of the one that stays.
-
-    Only files of equal size are read. The copy in the test split stays before that in validation and train, and
-    within a split the first by name.
-    """
-    by_size: dict[int, list[SourceVideo]] = {}
-    for source in sorted(sources, key=lambda source: (KEPT_FIRST.index(source.split), source.video_id)):
-        by_size.setdefault(source.path.stat().st_size, []).append(source)
-    duplicates: dict[Path, str] = {}
-    for same_size in by_size.values():
-        first_of: dict[str, str] = {}
-        for source in same_size if len(same_size) > 1 else ():
-            with source.path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if digest in first_of:
-                duplicates[source.path] = first_of[digest]
-            first_of.setdefault(digest, f"{source.split}/{source.video_id}")
-    return duplicates
-
-
-def _store_videos(output_dir: Path, sources: Sequence[SourceVideo]) -> None:
-    """Bring videos into the corpus folder, as links to the same file where the disk allows, and remove others."""
-    wanted = {output_dir / source.stored_path: source.path for source in sources}
-    for stored, path in wanted.items():
-        if stored.exists() and (stored.samefile(path) or _same_status(stored, path)):
-            continue
-        with replacing(stored) as temporary:
-            try:
-                temporary.hardlink_to(path.resolve())
-            except OSError:  # another disk, or a file system without links
-                shutil.copy2(path, temporary)
-    for stored in (output_dir / "videos").rglob("*"):
-        if stored.is_file() and stored not in wanted:
-            stored.unlink()
-
-
-def _same_status(first: Path, second: Path) -> bool:
-    status, other = first.stat(), second.stat()
-    return (status.st_size, status.st_mtime_ns) == (other.st_size, other.st_mtime_ns)
-
-
-def _replace_folder(target: Path, fresh: Path) -> None:
-    fresh.mkdir(parents=True, exist_ok=True)  # nothing was readable: an empty folder replaces an older corpus
-    shutil.rmtree(target, ignore_errors=True)
-    fresh.rename(target)
-
-
-def _write_checksums(output_dir: Path) -> None:
-    """SHA256SUMS, which `sha256sum -c` reads."""
-    lines = []
-    for path in [*sorted((output_dir / "data").iterdir()), output_dir / "README.md", output_dir / "quarantine.jsonl"]:
-        if path.exists():
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            lines.append(f"{digest}  {path.relative_to(output_dir).as_posix()}\n")
-    write_whole(output_dir / "SHA256SUMS", "".join(lines))
 
 
 def _remember(output_dir: Path, key: str, summary: BuildSummary, results: Sequence[Path]) -> None:

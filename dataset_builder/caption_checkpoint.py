@@ -20,7 +20,7 @@ from transformers import (
 from dataset_builder.caption import Captions
 from dataset_builder.decode import frames_at
 from dataset_builder.inputs import SourceVideo
-from dataset_builder.model_folders import folder_fingerprint
+from dataset_builder.model_folders import first_line, folder_fingerprint
 
 
 CLIP_BATCH = 8
@@ -52,8 +52,8 @@ class CheckpointCaptioner:
             else:
                 self._processor = AutoProcessor.from_pretrained(checkpoint)
                 self._tokenizer = self._processor.tokenizer
-        except (OSError, ValueError, AttributeError) as error:
-            raise ValueError(f"cannot load the captioner {checkpoint!r}: {str(error).splitlines()[0]}") from error
+        except Exception as error:  # torn weights, no processor, ...: each library has its own kinds
+            raise ValueError(f"cannot load the captioner {checkpoint!r}: {first_line(error)}") from error
 
     def provenance(self) -> dict[str, Any]:
         """Tool, version, weights and prompt."""

@@ -9,7 +9,7 @@ from transformers import AutoImageProcessor, AutoModel, __version__
 
 from dataset_builder.errors import DamagedInput
 from dataset_builder.frames import FrameFit
-from dataset_builder.model_folders import folder_fingerprint, tower_folder
+from dataset_builder.model_folders import first_line, folder_fingerprint, tower_folder
 
 
 class TowerEmbedder:
@@ -28,8 +28,8 @@ class TowerEmbedder:
         try:
             processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
             model = AutoModel.from_pretrained(folder, dtype=torch.float32)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"cannot load the tower {tower!r}: {str(error).splitlines()[0]}") from error
+        except Exception as error:  # torn weights, unknown classes, ...: each library has its own kinds
+            raise ValueError(f"cannot load the tower {tower!r}: {first_line(error)}") from error
         self.fit = fit_of(processor)
         self.name, self.fingerprint = tower if tower == "toy" else Path(tower).name, folder_fingerprint(folder)
         self._model = model.eval()

@@ -28,3 +28,9 @@ def folder_fingerprint(folder: Path) -> str:
         with path.open("rb") as file:
             digest.update(f"{path.name}\n{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def first_line(error: Exception) -> str:
+    """What a library says is wrong, cut to one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

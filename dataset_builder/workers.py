@@ -106,7 +106,7 @@ def _start_worker(recipe: Recipe) -> None:
     try:
         with _quiet_loading():
             _loaded.append(VideoPipeline(recipe))
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         _loaded.append(error)
 
 

@@ -100,6 +100,14 @@ def test_broken_subtitle_times_cost_neither_the_video_nor_the_other_sentences(fo
     assert " ".join(clip.asr for clip in record.clips).split() == ["forwards"]
 
 
+def test_subtitles_that_are_no_text_cost_the_speech_alone(folder, recipe):
+    (folder / "good.vtt").write_bytes(b"WEBVTT\n\n\xff\xfe")
+    summary = build(folder, recipe)
+    assert summary.exit_code == 3
+    assert "not UTF-8" in summary.quarantined[0]["reason"]
+    assert summary.num_videos == {"train": 1}
+
+
 def test_missing_ground_truth_is_named(folder, tower_dir):
     summary = build(folder, load_recipe("toy", {"segment.tower": str(tower_dir)}))
     assert "no ground truth beside it (good.json)" in summary.quarantined[0]["reason"]

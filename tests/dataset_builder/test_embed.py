@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -70,6 +72,15 @@ def test_what_is_no_tower_is_refused_in_one_line(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="cannot load the tower") as refusal:
         TowerEmbedder(str(tmp_path))
+    assert "\n" not in str(refusal.value)
+
+
+def test_torn_weights_are_refused_in_one_line(tower_dir, tmp_path):
+    shutil.copytree(tower_dir, tmp_path / "torn")
+    weights = tmp_path / "torn" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(ValueError, match="cannot load the tower") as refusal:
+        TowerEmbedder(str(tmp_path / "torn"))
     assert "\n" not in str(refusal.value)
 
 

@@ -66,7 +66,7 @@ def test_killed_and_resumed_equals_undisturbed(tower_dir, tmp_path):
     assert not (tmp_path / "out" / "data").exists()
 
     recipe = load_recipe("laptop", {"segment.tower": str(tower_dir)})
-    build_corpus(tmp_path / "in", tmp_path / "out", recipe, workers=1, progress=False)
+    build_corpus(tmp_path / "in", tmp_path / "out", recipe, workers=2, progress=False)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in done.items()), "what was done is not done again"
     build_corpus(tmp_path / "in", tmp_path / "undisturbed", recipe, workers=1, progress=False)
     for path in (tmp_path / "undisturbed").rglob("*"):

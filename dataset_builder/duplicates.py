@@ -1,0 +1,35 @@
+"""Videos that are the same file under another name."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from dataset_builder.inputs import SourceVideo
+
+
+KEPT_FIRST = (
+    "test",
+    "validation",
+    "train",
+)  # of equal videos the test split keeps its copy: no test video is trained on
+
+
+def find_duplicates(sources: Sequence[SourceVideo]) -> dict[Path, str]:
+    """Videos whose file equals another's byte for byte, with the `split/video_id` of the one that stays.
+
+    Only files of equal size are read. The copy in the test split stays before that in validation and train, and
+    within a split the first by name.
+    """
+    by_size: dict[int, list[SourceVideo]] = {}
+    for source in sorted(sources, key=lambda source: (KEPT_FIRST.index(source.split), source.video_id)):
+        by_size.setdefault(source.path.stat().st_size, []).append(source)
+    duplicates: dict[Path, str] = {}
+    for same_size in by_size.values():
+        first_of: dict[str, str] = {}
+        for source in same_size if len(same_size) > 1 else ():
+            with source.path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest in first_of:
+                duplicates[source.path] = first_of[digest]
+            first_of.setdefault(digest, f"{source.split}/{source.video_id}")
+    return duplicates

@@ -1,0 +1,48 @@
+"""The corpus folder beside its records: videos, the swap of old shards for new ones, checksums."""
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from dataset_builder.atomic import replacing, write_whole
+from dataset_builder.inputs import SourceVideo
+
+
+def store_videos(output_dir: Path, sources: Sequence[SourceVideo]) -> None:
+    """Bring videos into the corpus folder, as links to the same file where the disk allows, and remove others."""
+    wanted = {output_dir / source.stored_path: source.path for source in sources}
+    for stored, path in wanted.items():
+        if stored.exists() and (stored.samefile(path) or _same_status(stored, path)):
+            continue
+        with replacing(stored) as temporary:
+            try:
+                temporary.hardlink_to(path.resolve())
+            except OSError:  # another disk, or a file system without links
+                shutil.copy2(path, temporary)
+    for stored in (output_dir / "videos").rglob("*"):
+        if stored.is_file() and stored not in wanted:
+            stored.unlink()
+
+
+def _same_status(first: Path, second: Path) -> bool:
+    status, other = first.stat(), second.stat()
+    return (status.st_size, status.st_mtime_ns) == (other.st_size, other.st_mtime_ns)
+
+
+def replace_folder(target: Path, fresh: Path) -> None:
+    """Put a finished folder in the place of an older one."""
+    fresh.mkdir(parents=True, exist_ok=True)  # nothing was readable: an empty folder replaces an older corpus
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.rename(target)
+
+
+def write_checksums(output_dir: Path) -> None:
+    """SHA256SUMS, which `sha256sum -c` reads."""
+    lines = []
+    for path in [*sorted((output_dir / "data").iterdir()), output_dir / "README.md", output_dir / "quarantine.jsonl"]:
+        if path.exists():
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            lines.append(f"{digest}  {path.relative_to(output_dir).as_posix()}\n")
+    write_whole(output_dir / "SHA256SUMS", "".join(lines))
