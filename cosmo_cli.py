@@ -60,13 +60,10 @@ def quickstart(
     ] = False,
 ) -> None:
     """From nothing to a trained model: toy videos, corpus, training, scores and a report. Goes on where it stopped."""
-    from training.quickstart import run_frame_order, run_quickstart
+    from training.quickstart import run_quickstart
 
     name = "quickstart-smoke" if quick else "quickstart"
-    folder = output or Path("runs") / name
-    run_quickstart(folder, name, train_towers)
-    if frame_order:
-        run_frame_order(folder, name)
+    run_quickstart(output or Path("runs") / name, name, train_own_towers=train_towers, frame_order=frame_order)
 
 
 @toy.command("videos")
