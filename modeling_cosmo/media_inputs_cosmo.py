@@ -59,7 +59,7 @@ def load_frames(kind: str, medium: Any, num_frames: int, sample: int) -> Frames:
         if isinstance(medium, str | PathLike | bytes):
             medium = decode_video(medium, num_frames)
         frames = [_picture(frame) for frame in medium]
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # OSError: a file that is missing, or holds no picture
         raise ValueError(f"sample {sample}: {error}") from error
     sizes = {frame.size for frame in frames}
     if len(sizes) != 1:

@@ -68,6 +68,7 @@ class CosmoProcessor(ProcessorMixin):
             replace_extra_special_tokens=False,
         )
         tokenizer.padding_side = "left"  # generation continues the end of each row
+        tokenizer.init_kwargs["padding_side"] = "left"  # what is saved
         processor = cls(vision, tokenizer, num_frames, chat_template=CHAT_TEMPLATE)
         processor._untrained_tokens = tuple(untrained)
         return processor

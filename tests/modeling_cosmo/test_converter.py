@@ -1,0 +1,167 @@
+"""What the converter accepts, reports and refuses; its numbers are checked in test_definition and test_parity."""
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from modeling_cosmo import CosmoForConditionalGeneration, CosmoProcessor
+from modeling_cosmo.convert_cosmo_checkpoint import convert_checkpoint, main
+
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+@pytest.fixture
+def state():
+    return load_file(FIXTURES / "tiny_released.safetensors")
+
+
+@pytest.fixture
+def architecture():
+    return json.loads((FIXTURES / "tiny_architecture.json").read_text())
+
+
+@pytest.fixture
+def convert(tmp_path):
+    def run(state, architecture, **options):
+        save_file(state, tmp_path / "weights.safetensors")
+        return convert_checkpoint(tmp_path / "weights.safetensors", architecture, tmp_path / "model", **options)
+
+    return run
+
+
+def tensors(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def test_names_may_be_doubled_and_prefixed(convert, state, architecture, tmp_path):
+    convert(state, architecture)
+    expect = tensors(tmp_path / "model")
+    doubled = {f"module.{name}": value for name, value in state.items()}
+    for name, value in state.items():
+        other = name.replace("lang_model.old_decoder_blocks.1.", "lang_model.model.decoder.layers.1.decoder_layer.")
+        doubled[f"module.{other}"] = value.clone()
+    convert(doubled, architecture)
+    again = tensors(tmp_path / "model")
+    assert again.keys() == expect.keys()
+    assert all(torch.equal(again[name], value) for name, value in expect.items())
+
+
+@pytest.mark.parametrize("wrapper", [None, "model_state_dict", "state_dict"])
+def test_torch_files_are_read(state, architecture, tmp_path, wrapper):
+    torch.save({wrapper: state, "epoch": 3} if wrapper else state, tmp_path / "weights.pt")
+    done = convert_checkpoint(tmp_path / "weights.pt", architecture, tmp_path / "model")
+    assert done.num_tensors > 100
+    assert CosmoForConditionalGeneration.from_pretrained(tmp_path / "model").config.unimodal_depth == 3
+
+
+def test_folders_of_shards_are_read(state, architecture, tmp_path):
+    names = sorted(state)
+    (tmp_path / "shards").mkdir()
+    for index in range(2):
+        save_file({name: state[name] for name in names[index::2]}, tmp_path / "shards" / f"{index}.safetensors")
+    convert_checkpoint(tmp_path / "shards", architecture, tmp_path / "model")
+    assert (tmp_path / "model" / "modeling_cosmo.py").is_file()
+
+
+def test_code_in_a_file_is_not_run(architecture, tmp_path):
+    class Harmful:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "harm",))
+
+    (tmp_path / "weights.pt").write_bytes(pickle.dumps(Harmful(), protocol=2))  # as torch writes
+    with pytest.raises(ValueError, match="no torch file that can be read with weights_only=True"):
+        convert_checkpoint(tmp_path / "weights.pt", architecture, tmp_path / "model")
+    assert not (tmp_path / "harm").exists()
+
+
+def test_depth_interval_and_ratio_are_read_off(convert, state, architecture, tmp_path):
+    for name in ("unimodal_depth", "interval_layer", "cross_attention_compress_ratio", "qv_norm", "perceiver"):
+        del architecture[name]
+    convert(state, architecture)
+    config = CosmoForConditionalGeneration.from_pretrained(tmp_path / "model").config
+    assert (config.unimodal_depth, config.block_positions, config.compress_ratio) == (3, [3, 4], 4)
+    assert config.resampler_depth == 1
+    assert not config.qk_norm
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "unimodal_depth",
+            2,
+            r"tensor lang_model.*\.4\.gated.*to_q.* cross_attention_layers is \[3, 4\].* \[2, 3, 4\]",
+        ),
+        ("interval_layer", 2, r"cross_attention_layers is \[3, 4\], but the architecture says \[3\]"),
+        ("cross_attention_compress_ratio", 2, r"tensor .*to_q.* compress_ratio is 4, but the architecture says 2"),
+        ("qv_norm", True, r"tensor .*to_q.* qk_norm is False, but the architecture says True"),
+        ("perceiver", {"depth": 6}, "tensor perceiver.* resampler_depth is 1, but the architecture says 6"),
+        ("kind", "gpt_neox", "language_model"),
+    ],
+)
+def test_contradictions_name_a_tensor(convert, state, architecture, name, value, message):
+    with pytest.raises(ValueError, match=message):
+        convert(state, architecture | {name: value})
+
+
+def test_wrong_shapes_and_missing_tensors_are_named(convert, state, architecture):
+    wrong = state | {"text_latent": torch.zeros(1, 13)}
+    with pytest.raises(ValueError, match=r"model.text_pool.query has shape \(1, 13\), .* gives it \(1, 12\)"):
+        convert(wrong, architecture)
+    short = {name: value for name, value in state.items() if name != "perceiver.norm.bias"}
+    with pytest.raises(ValueError, match=r"lacks 1 tensors .* model.resampler.norm.bias"):
+        convert(short, architecture)
+    differing = state | {"module.temperature": state["temperature"] + 1}
+    with pytest.raises(ValueError, match="temperature differs from another"):
+        convert(differing, architecture)
+    with pytest.raises(ValueError, match="not CosMo or OpenFlamingo"):
+        convert({"weight": torch.ones(2)}, architecture)
+
+
+def test_what_is_left_over_is_reported(convert, state, architecture):
+    more = state | {"knn_memory.keys": torch.ones(2), "vision_encoder.token_embedding.weight": torch.ones(2)}
+    assert convert(more, architecture).unused == ["knn_memory.keys"]  # the text tower of CLIP is known to be unused
+
+
+def test_command_line(state, architecture, tmp_path, capsys):
+    (tmp_path / "architecture.json").write_text(json.dumps(architecture))
+    save_file(state, tmp_path / "weights.safetensors")
+    command = ["--checkpoint", str(tmp_path / "weights.safetensors"), "--architecture",
+               str(tmp_path / "architecture.json"), "--output", str(tmp_path / "model")]  # fmt: skip
+    assert main([*command, "--patch-tokens", "after_ln_post"]) == 0
+    assert "tensors written" in capsys.readouterr().out
+    assert CosmoForConditionalGeneration.from_pretrained(tmp_path / "model").config.patch_tokens == "after_ln_post"
+    (tmp_path / "architecture.json").write_text(json.dumps(architecture | {"unimodal_depth": 1}))
+    assert main(command) == 1
+    assert "error: tensor " in capsys.readouterr().err
+    shown = subprocess.run(
+        [sys.executable, "-m", "modeling_cosmo.convert_cosmo_checkpoint", "--help"], capture_output=True, text=True
+    )
+    assert shown.returncode == 0
+    assert "--patch-tokens" in shown.stdout
+
+
+def test_a_tokenizer_adds_the_processor(convert, state, architecture, tmp_path):
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = {f"w{index}": index for index in range(36)}
+    plain = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="w0")))
+    plain.save_pretrained(tmp_path / "tokenizer")
+    ids = {"eoc_token_id": 36, "media_token_id": 37, "pad_token_id": 41}
+    grown = dict(state)
+    for name in ("lang_model.model.decoder.embed_tokens.weight", "lang_model.lm_head.weight"):
+        if name in grown:
+            grown[name] = torch.cat([grown[name], grown[name][:1]])
+    convert(grown, architecture | ids, tokenizer=str(tmp_path / "tokenizer"))
+    processor = CosmoProcessor.from_pretrained(tmp_path / "model")
+    assert processor.token_ids() == {"visual_token_id": 37, "end_of_chunk_token_id": 36, "pad_token_id": 41}
+    with pytest.raises(ValueError, match="visual_token_id is 35 in the config but 37 in the tokenizer"):
+        convert(grown, architecture | ids | {"media_token_id": 35}, tokenizer=str(tmp_path / "tokenizer"))
