@@ -86,7 +86,8 @@ class TrainingConfig:
     max_grad_norm: float = 1.0
     seed: int = 42
     bf16: bool | Literal["auto"] = "auto"
-    """Autocast to bfloat16; auto = on a GPU that has it, never on the CPU."""
+    """Autocast to bfloat16; auto: on a GPU that has it, float32 on the CPU. True on a CPU pays where it has AMX, and
+    takes written-out attention, whose bfloat16 backward is faster there."""
 
     logging_steps: int = 10
     eval_steps: int = 0

@@ -12,6 +12,7 @@ import pytest
 import torch
 import typer
 import yaml
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from transformers import set_seed
 
@@ -206,6 +207,18 @@ def test_a_tiny_run_learns(settings, tmp_path):
     first, *_, last = metrics_of(tmp_path / "run")
     assert last["lm_loss"] < 0.85 * first["lm_loss"]
     assert last["contrastive_loss"] < 0.7 * first["contrastive_loss"]
+
+
+def test_bfloat16_stays_close_to_float32(settings, reference, tmp_path):
+    AcceleratorState._reset_state(reset_partial_state=True)  # accelerate refuses a second precision in one process
+    try:
+        train(config_from_dict(settings | {"bf16": True}), tmp_path / "run")
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    for found, expected in zip(metrics_of(tmp_path / "run"), metrics_of(reference), strict=True):
+        # bfloat16 has 8 bits: 4e-3 relative per number, a little more after some steps; wrong scaling shows as 2x.
+        assert found["lm_loss"] == pytest.approx(expected["lm_loss"], rel=2e-2)
+        assert found["lm_loss"] != expected["lm_loss"]
 
 
 def test_learning_rate_rises_and_falls(settings):
