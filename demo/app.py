@@ -33,7 +33,7 @@ MAX_QUEUE = 16
 """People waiting; the next one is told that the page is busy."""
 MAX_INDEXED_FILES = 500
 INDEX_PART_S = 4.0
-"""Videos are searched in parts of at most this length, in seconds."""
+"""Videos are searched in parts of at most this length, in seconds, where nothing beside them says where clips end."""
 NUM_RESULTS = 12
 SESSION_S = 3600
 """Uploads and examples are forgotten after this time, in seconds."""
@@ -225,7 +225,7 @@ def index_folder(captioner: Captioner, folder: Path) -> ClipIndex:
     def parts() -> Iterator[Medium]:
         for file in files[:MAX_INDEXED_FILES]:
             try:
-                yield from read_parts(file, captioner.num_frames, part_s=INDEX_PART_S)
+                yield from read_parts(file, captioner.num_frames, INDEX_PART_S)
             except ValueError as error:
                 print(f"left out: {error}", file=sys.stderr, flush=True)
 

@@ -1,6 +1,7 @@
 """Reading what a person drops on the page: a clip or picture becomes a few frames, or one clear line says why not."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".gif")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+Span = tuple[float, float]
+"""Begin and end within a video, in seconds."""
 KEPT_SIDE_PX = 448
 """Frames are kept no larger than this on their longer side: every tower sees fewer pixels."""
 
@@ -60,40 +63,66 @@ def read_medium(path: Path, num_frames: int, limits: Limits | None) -> Medium:
     picture = _read_picture(path, limits)
     if picture is not None:
         return Medium(name=path.name, frames=(picture,))
-    return Medium(name=path.name, frames=tuple(read_parts(path, num_frames, limits=limits)[0].frames))
+    return _read_spans(path, num_frames, limits, lambda duration_s: [(0.0, duration_s)])[0]
 
 
-def read_parts(
-    path: Path, num_frames: int, *, limits: Limits | None = None, part_s: float | None = None
-) -> list[Medium]:
-    """Reads a video as consecutive parts of equal length.
+def read_parts(path: Path, num_frames: int, part_s: float) -> list[Medium]:
+    """Reads a video of one's own as its clips: those that a JSON file beside it names, else parts of equal length.
 
     Args:
-        path: A video file.
-        num_frames: Frames of each part.
-        limits: What is refused; None for files of one's own.
-        part_s: Longest length of a part, in seconds; None: the whole video is one part.
+        path: A video file; `NAME.json` beside it may hold a list `clips` or `steps` of `{"start_s", "end_s"}`, as the
+            toy world and the corpus write them.
+        num_frames: Frames of each clip.
+        part_s: Longest part, in seconds, where no JSON file says more.
 
     Raises:
-        ValueError: The file is no video, is damaged, or is over a limit.
+        ValueError: The file is no video or is damaged, or the JSON file is.
     """
+    spans = _spans_beside(path)
+
+    def split(duration_s: float) -> list[Span]:
+        num_parts = max(1, -int(-duration_s // part_s))
+        step_s = duration_s / num_parts
+        return spans or [(part * step_s, (part + 1) * step_s) for part in range(num_parts)]
+
+    return _read_spans(path, num_frames, None, split)
+
+
+def _spans_beside(path: Path) -> list[Span]:
+    truth = path.with_suffix(".json")
+    if not truth.is_file():
+        return []
+    try:
+        content = json.loads(truth.read_text(encoding="utf-8"))
+        listed = content.get("clips") or content.get("steps") or []
+        return [(float(clip["start_s"]), float(clip["end_s"])) for clip in listed]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{truth.name} holds no clips with start_s and end_s") from None
+
+
+def _read_spans(
+    path: Path, num_frames: int, limits: Limits | None, split: Callable[[float], list[Span]]
+) -> list[Medium]:
+    """The middle frames of `num_frames` equal parts of each span; `split` is told the video's length in seconds."""
     av = _import_av()
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise ValueError(f"{path.name} has sound but no picture")
-            duration_s = _duration_s(container, path, limits)
-            num_parts = 1 if part_s is None else max(1, -int(-duration_s // part_s))
-            total = num_parts * num_frames
-            frames = _frames_at(container, [(index + 0.5) * duration_s / total for index in range(total)])
+            spans = split(_duration_s(container, path, limits))
+            times_s = [
+                start_s + (part + 0.5) * (end_s - start_s) / num_frames
+                for start_s, end_s in spans
+                for part in range(num_frames)
+            ]
+            frames = _frames_at(container, times_s)
     except av.error.FFmpegError as error:
         raise ValueError(f"{path.name} cannot be read as a video or picture ({error.strerror})") from None
     if not frames:
         raise ValueError(f"{path.name} holds no frames")
-    step_s = duration_s / num_parts
-    names = [f"{path.name} {_clock(part * step_s)}-{_clock((part + 1) * step_s)}" for part in range(num_parts)]
+    names = [f"{path.name} {_clock(start_s)}-{_clock(end_s)}" for start_s, end_s in spans]
     return [
-        Medium(name=name if num_parts > 1 else path.name, frames=tuple(frames[part * num_frames :][:num_frames]))
+        Medium(name=name if len(spans) > 1 else path.name, frames=tuple(frames[part * num_frames :][:num_frames]))
         for part, name in enumerate(names)
     ]
 
@@ -148,22 +177,24 @@ def _duration_s(container: Any, path: Path, limits: Limits | None) -> float:
 
 
 def _frames_at(container: Any, times_s: Sequence[float]) -> list[Image.Image]:
-    """What a viewer sees at ascending times, counted from the first frame; past the end that is the last frame."""
+    """What a viewer sees at each time, counted from the first frame; past the end that is the last frame."""
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
-    found: list[Image.Image] = []
+    order = sorted(range(len(times_s)), key=times_s.__getitem__)
+    found: dict[int, Image.Image] = {}
     shown, origin_s = None, None
     for frame in container.decode(stream):
         frame_s = frame.time if frame.time is not None else 0.0
         origin_s = frame_s if origin_s is None else origin_s
-        while shown is not None and len(found) < len(times_s) and times_s[len(found)] < frame_s - origin_s - 1e-6:
-            found.append(_shrink(shown.to_image()))
-        if len(found) == len(times_s):
-            return found
+        while shown is not None and len(found) < len(order) and times_s[order[len(found)]] < frame_s - origin_s - 1e-6:
+            found[order[len(found)]] = _shrink(shown.to_image())
+        if len(found) == len(order):
+            break
         shown = frame
     if shown is None:
         return []
-    return found + [_shrink(shown.to_image())] * (len(times_s) - len(found))
+    last = _shrink(shown.to_image())
+    return [found.get(index, last) for index in range(len(order))]
 
 
 def _check_size(name: str, size: tuple[int, int], limits: Limits | None) -> None:

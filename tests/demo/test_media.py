@@ -1,5 +1,7 @@
 """What a visitor drops: frames at the promised times, or one clear line."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,13 +27,26 @@ def test_a_clip_shorter_than_the_frames_asked_for_repeats_some(tmp_path):
 
 
 def test_parts_cover_the_video_in_order(clip):
-    parts = read_parts(clip, 2, part_s=1.3)  # 3 s: three parts of 1 s
+    parts = read_parts(clip, 2, 1.3)  # 3 s: three parts of 1 s
     assert [part.name for part in parts] == [
         "grey.mp4 0:00.0-0:01.0",
         "grey.mp4 0:01.0-0:02.0",
         "grey.mp4 0:02.0-0:03.0",
     ]
     assert [frame_numbers(part) for part in parts] == [[2, 7], [12, 17], [22, 27]]
+
+
+def test_a_json_file_beside_a_video_names_its_clips(tmp_path, clip):
+    video = tmp_path / "told.mp4"
+    video.write_bytes(clip.read_bytes())
+    spans = [{"start_s": 1.6, "end_s": 2.4}, {"start_s": 0.0, "end_s": 2.0}]  # neither in order nor apart
+    video.with_suffix(".json").write_text(json.dumps({"steps": spans}))
+    parts = read_parts(video, 2, 1.0)
+    assert [part.name for part in parts] == ["told.mp4 0:01.6-0:02.4", "told.mp4 0:00.0-0:02.0"]
+    assert [frame_numbers(part) for part in parts] == [[18, 22], [5, 15]]
+    video.with_suffix(".json").write_text('{"steps": [{"from": 1}]}')
+    with pytest.raises(ValueError, match=r"told\.json holds no clips"):
+        read_parts(video, 2, 1.0)
 
 
 def test_a_picture_is_one_upright_frame(tmp_path):
