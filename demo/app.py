@@ -59,7 +59,7 @@ def build_page(captioner: Captioner, index: ClipIndex | None, limits: Limits) ->
             elem_id="title",
         )
         with gr.Tab("Caption", id="caption"):
-            _caption_tab(captioner, limits)
+            _caption_tab(captioner, index, limits)
         with gr.Tab("Few-shot", id="few-shot"):
             _few_shot_tab(captioner, limits)
         with gr.Tab("Search", id="search"):
@@ -67,7 +67,7 @@ def build_page(captioner: Captioner, index: ClipIndex | None, limits: Limits) ->
     return page
 
 
-def _caption_tab(captioner: Captioner, limits: Limits) -> None:
+def _caption_tab(captioner: Captioner, index: ClipIndex | None, limits: Limits) -> None:
     def run(path: str | None) -> Iterator[tuple[Any, str]]:
         if path is None:
             yield "", ""
@@ -77,13 +77,23 @@ def _caption_tab(captioner: Captioner, limits: Limits) -> None:
         for text in captioner.stream_caption(medium):
             yield gr.skip(), text
 
+    def run_sample(turn: int) -> Iterator[tuple[int, Any, str]]:
+        assert index is not None  # else there is no button
+        medium = index.samples[turn % len(index.samples)]
+        yield turn + 1, strip_html(frame_strip(medium), medium.name), ""
+        for text in captioner.stream_caption(medium):
+            yield turn + 1, gr.skip(), text
+
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=300):
             file = _drop_zone("Clip or picture", "caption-file", limits)
+            take = gr.Button("Take one of the clips", elem_id="take-sample", visible=index is not None)
             strip = gr.HTML(padding=False, elem_id="caption-strip")
         with gr.Column(scale=1, min_width=300):
             answer = _answer("caption-answer")
     _on(file.change, run, [file], [strip, answer])
+    turn = gr.State(0)
+    _on(take.click, run_sample, [turn], [turn, strip, answer])
 
 
 def _few_shot_tab(captioner: Captioner, limits: Limits) -> None:

@@ -25,6 +25,8 @@ else:
 
 MAX_NEW_TOKENS = 48
 EMBED_BATCH = 16
+MAX_SAMPLES = 48
+"""Clips of the index that are kept whole, to be tried out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +127,9 @@ def check_model_name(path_or_id: str) -> None:
 
 
 class ClipIndex:
-    """Clips with their embeddings, searched by a sentence's. Of the clips themselves only small pictures are kept.
+    """Clips with their embeddings, searched by a sentence's.
+
+    Of the clips themselves only small pictures are kept, but for the first few (`samples`).
 
     Args:
         captioner: Makes the embeddings.
@@ -136,10 +140,12 @@ class ClipIndex:
         self.captioner = captioner
         self.names: list[str] = []
         self.strips: list[Image.Image] = []
+        self.samples: list[Medium] = []
         rows = []
         for batch in _batches(media, EMBED_BATCH):
             rows.append(captioner.embed_media(batch))
             self.names += [medium.name for medium in batch]
+            self.samples += batch[: MAX_SAMPLES - len(self.samples)]
             self.strips += [frame_strip(medium, height_px=120, max_frames=3) for medium in batch]
         self.embeddings = torch.cat(rows) if rows else torch.empty(0, 0)  # (N, E)
 

@@ -139,6 +139,9 @@ def test_a_visitor_captions_gives_examples_and_searches(browser_page, clip):
     page.set_input_files("#caption-file input[type=file]", clip)
     page.wait_for_selector("#caption-strip img")
     page.wait_for_function(has_caption, arg="caption-answer")
+    page.click("#take-sample")
+    page.wait_for_selector("#caption-strip :text('first.mp4')")
+    page.wait_for_function(has_caption, arg="caption-answer")
 
     page.get_by_role("tab", name="Few-shot").click()
     page.set_input_files("#example-file input[type=file]", clip)
