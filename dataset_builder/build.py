@@ -123,10 +123,15 @@ def _process(
         return
     from dataset_builder.workers import run_jobs  # torch and transformers take seconds; a finished build needs neither
 
-    steps = run_jobs(jobs, recipe, workers or len(os.sched_getaffinity(0)))
+    steps = run_jobs(jobs, recipe, workers or _num_processors())
     done = len(sources) - len(jobs)
     for _ in tqdm(steps, total=len(sources), initial=done, desc="videos", unit="video", disable=not progress):
         pass
+
+
+def _num_processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _assemble(

@@ -7,11 +7,8 @@ from pathlib import Path
 from dataset_builder.inputs import SourceVideo
 
 
-KEPT_FIRST = (
-    "test",
-    "validation",
-    "train",
-)  # of equal videos the test split keeps its copy: no test video is trained on
+# Of equal videos the test split keeps its copy, so that no test video is trained on.
+KEPT_FIRST = ("test", "validation", "train")
 
 
 def find_duplicates(sources: Sequence[SourceVideo]) -> dict[Path, str]:

@@ -14,7 +14,9 @@ from dataset_builder import FEATURES, build_corpus, decode_clip, load_recipe, re
 from dataset_builder.embed import TowerEmbedder
 from dataset_builder.frames import FrameSampler
 from dataset_builder.inputs import find_videos
+from dataset_builder.model_folders import TOWERS
 from dataset_builder.recipe import CaptionSettings, Recipe
+from dataset_builder.toy.videos import write_toy_videos
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +118,32 @@ def test_models_that_do_not_load_are_told_in_one_line_by_the_workers(narrated_di
 def test_the_summary_fits_in_a_line(narrated_dir, corpus, recipe):
     line = build_corpus(narrated_dir, corpus, recipe, workers=1, progress=False).line()
     assert "up to date: videos 3 train, 1 validation, 1 test; 15 of 15 clips kept; 0 damaged files" in line
+
+
+def test_the_toy_worlds_videos_get_the_captions_of_their_truth(recipe, tmp_path):
+    write_toy_videos(tmp_path / "in", num_videos=7, seed=3)
+    summary = build_corpus(tmp_path / "in", tmp_path / "out", recipe, workers=1, progress=False)
+    assert summary.exit_code == 0
+    assert sum(summary.num_videos.values()) == 7
+    for split in summary.num_videos:
+        for record in read_corpus(tmp_path / "out", split, include_dropped=True):
+            truth = json.loads((tmp_path / "in" / split / f"{record.video_id}.json").read_text())
+            assert record.duration_s == pytest.approx(truth["duration_s"], abs=0.01)
+            for clip in record.clips:
+                shown = [
+                    min(clip.end_s, step["end_s"]) - max(clip.start_s, step["start_s"]) for step in truth["steps"]
+                ]
+                assert clip.caption == truth["steps"][int(np.argmax(shown))]["caption"]
+            said = " ".join(clip.asr for clip in record.clips).split()
+            assert sorted(said) == sorted(" ".join(cue["text"] for cue in truth["speech"]).split())
+
+
+@pytest.mark.skipif(not (TOWERS / "clip" / "config.json").is_file(), reason="this checkout holds no toy towers")
+@pytest.mark.parametrize("name", ["toy", "laptop"])
+def test_the_shipped_recipes_run_as_they_are(narrated_dir, tmp_path, name):
+    summary = build_corpus(narrated_dir, tmp_path, name, workers=1, progress=False)
+    assert summary.exit_code == 0
+    assert len(list(load_dataset(str(tmp_path), split="train", streaming=True))) == 3
 
 
 def test_state_of_a_finished_build_is_json(corpus):

@@ -93,7 +93,7 @@ def write_llava(folder: Path) -> None:
     words.add_tokens(["<image>"], special_tokens=True)
     text = LlamaConfig(**TINY, vocab_size=len(words), bos_token_id=1, eos_token_id=2, pad_token_id=0)
     vision = CLIPVisionConfig(**TINY, image_size=32, patch_size=8)
-    image_token = words.convert_tokens_to_ids("<image>")
+    image_token = len(words) - 1
     config = LlavaConfig(
         vision_config=vision, text_config=text, image_token_index=image_token, vision_feature_layer=-1
     )

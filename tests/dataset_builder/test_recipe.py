@@ -46,6 +46,11 @@ def test_wrong_settings_are_refused_by_the_name_typed(overrides, message):
     assert "\n" not in str(refusal.value)
 
 
+def test_a_whole_number_is_a_number():
+    rate = load_recipe("toy", {"segment.frame_rate_hz": 3}).segment.frame_rate_hz
+    assert (rate, type(rate)) == (3.0, float)
+
+
 def test_files_that_are_no_recipe(tmp_path):
     with pytest.raises(ValueError, match="no recipe 'tyo': neither a file nor one of the shipped laptop, toy"):
         load_recipe("tyo")

@@ -99,6 +99,13 @@ def test_clips_cover_the_video_without_a_gap():
     assert segment_video(embeddings, 6.1, settings(penalty=0.1)) == [(0.0, 2.0), (2.0, 4.25), (4.25, 6.1)]
 
 
+def test_limits_that_whole_frames_cannot_meet_give_way_by_a_frame():
+    """At 1 frame/s, clips of 1.2 to 2.5 s are clips of 2 frames; 3 frames must still become clips."""
+    limits = settings(penalty=0.0, frame_rate_hz=1.0, frames_per_segment=1.0, min_clip_s=1.2, max_clip_s=2.5)
+    assert segment_video(np.eye(3), 3.0, limits) == [(0.0, 3.0)]
+    assert [end - start for start, end in segment_video(np.eye(7), 7.0, limits)] in ([2, 2, 3], [2, 3, 2], [3, 2, 2])
+
+
 @pytest.mark.parametrize("num_frames", [1, 2, 13, 97, WINDOW + 1, 2 * WINDOW + 301])
 def test_shortest_and_longest_clip_are_kept(num_frames):
     embeddings = np.random.default_rng(num_frames).normal(size=(num_frames, 3))
