@@ -45,7 +45,7 @@ def whole_batch():
 
 def gradient_on(rank, path, folder):
     """One of two processes: the loss over all samples, and the gradients as data parallelism averages them."""
-    distributed.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+    distributed.init_process_group("gloo", store=distributed.FileStore(path, 2), rank=rank, world_size=2)
     vision, text = whole_batch()[:, 3 * rank : 3 * rank + 3].clone().requires_grad_().unbind()
     vision.retain_grad()
     text.retain_grad()

@@ -141,7 +141,7 @@ def test_command_line(state, architecture, tmp_path, capsys):
     (tmp_path / "architecture.json").write_text(json.dumps(architecture | {"unimodal_depth": 1}))
     assert main(command) == 1
     assert "error: tensor " in capsys.readouterr().err
-    shown = subprocess.run(
+    shown = subprocess.run(  # the module as people call it
         [sys.executable, "-m", "modeling_cosmo.convert_cosmo_checkpoint", "--help"], capture_output=True, text=True
     )
     assert shown.returncode == 0
