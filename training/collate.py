@@ -41,3 +41,9 @@ class Collator:
             "media_mask": media_mask.contiguous(),
             **self.reader.read(samples.clips, samples.frames),
         }
+
+
+def to_device(inputs: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """Move a batch; half-precision features become float32 there, where autocast expects them."""
+    moved = {name: value.to(device, non_blocking=True) for name, value in inputs.items()}
+    return {name: value.float() if value.dtype == torch.float16 else value for name, value in moved.items()}

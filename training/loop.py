@@ -1,12 +1,7 @@
 """The training loop on Accelerate: one process or many, stopped and resumed as if it had never stopped."""
 
-import resource
-import signal
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -17,15 +12,13 @@ from tqdm import tqdm
 from training.batches import Batch, Batches
 from training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from training.clips import corpus_digest
+from training.collate import to_device
 from training.config import SOURCES, TrainingConfig
+from training.interruption import Interrupted, stop_request
 from training.optimization import build_optimizer, learning_rate_at, set_learning_rate, trainable_parameters
-from training.progress import LossWindow
+from training.progress import Clock, LossWindow
 from training.run_folder import MetricsLog, check_same_run, open_run, replace_folder
 from training.setup import build_batches, build_model, describe_parameters, prepare_corpus
-
-
-class Interrupted(RuntimeError):
-    """The run was asked to stop and has saved where it stands."""
 
 
 def train(config: TrainingConfig, output: str | Path) -> Path:
@@ -147,7 +140,7 @@ class Run:
         return folder
 
     def _optimizer_step(
-        self, stream: Iterator[Batch], learning_rate: float, stop: dict[str, bool], clock: "Clock"
+        self, stream: Iterator[Batch], learning_rate: float, stop: dict[str, bool], clock: Clock
     ) -> tuple[torch.Tensor, bool]:
         """One update; returns the gradient's norm before clipping and whether any process was asked to stop."""
         config, asked = self.config, False
@@ -212,51 +205,3 @@ class Run:
             folder, keep = self.output / "checkpoints", self.config.save_total_limit
             save_checkpoint(folder, self.step, self.bare_model, self.bare_optimizer, window, keep)
         self.accelerator.wait_for_everyone()
-
-
-class Clock:
-    """Time, throughput and memory since the last reading: what differs between equal runs."""
-
-    def __init__(self) -> None:
-        self.start, self.media = time.perf_counter(), 0
-
-    def count(self, batch: Batch) -> None:
-        """Note the media of a batch."""
-        self.media += int(batch.inputs["media_mask"].any(dim=-1).sum())
-
-    def read(self, num_processes: int) -> dict[str, float]:
-        """Seconds, clips (media) per second over all processes, and this process's peak memory in GiB."""
-        now = time.perf_counter()
-        seconds, clips = now - self.start, self.media * num_processes
-        self.start, self.media = now, 0
-        peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        reading = {"seconds": round(seconds, 3), "clips_per_s": round(clips / seconds, 1)}
-        reading["peak_memory_gb"] = round(peak_kib / 2**20, 3)
-        if torch.cuda.is_available():
-            reading["peak_device_memory_gb"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
-        return reading
-
-
-def to_device(inputs: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-    """Move a batch; half-precision features become float32 there, where autocast expects them."""
-    moved = {name: value.to(device, non_blocking=True) for name, value in inputs.items()}
-    return {name: value.float() if value.dtype == torch.float16 else value for name, value in moved.items()}
-
-
-@contextmanager
-def stop_request() -> Iterator[dict[str, bool]]:
-    """Notes SIGTERM in `["asked"]` instead of dying, while the block runs."""
-    request = {"asked": False}
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        request["asked"] = True
-
-    try:
-        before = signal.signal(signal.SIGTERM, note)
-    except ValueError:  # only the main thread may set a handler
-        yield request
-        return
-    try:
-        yield request
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,9 +1,13 @@
-"""Sums of losses between two logged lines, per source."""
+"""What a logged line says: losses since the line before, per source, and what they cost."""
 
+import resource
+import time
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+
+from training.batches import Batch
 
 
 LOSSES = ("loss", "lm_loss", "contrastive_loss")
@@ -47,3 +51,26 @@ def _means(sums: list[float]) -> dict[str, float | None]:
     *losses, num_batches, num_contrastive = sums
     counts = (num_batches, num_batches, num_contrastive)
     return {name: value / count if count else None for name, value, count in zip(LOSSES, losses, counts, strict=True)}
+
+
+class Clock:
+    """Time, throughput and memory since the last reading: what differs between equal runs."""
+
+    def __init__(self) -> None:
+        self.start, self.media = time.perf_counter(), 0
+
+    def count(self, batch: Batch) -> None:
+        """Note the media of a batch."""
+        self.media += int(batch.inputs["media_mask"].any(dim=-1).sum())
+
+    def read(self, num_processes: int) -> dict[str, float]:
+        """Seconds, clips (media) per second over all processes, and this process's peak memory in GiB."""
+        now = time.perf_counter()
+        seconds, clips = now - self.start, self.media * num_processes
+        self.start, self.media = now, 0
+        peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        reading = {"seconds": round(seconds, 3), "clips_per_s": round(clips / seconds, 1)}
+        reading["peak_memory_gb"] = round(peak_kib / 2**20, 3)
+        if torch.cuda.is_available():
+            reading["peak_device_memory_gb"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
+        return reading

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from training.config import load_config
-from training.loop import Interrupted, train
+from training.interruption import Interrupted
+from training.loop import train
 
 
 def run(

@@ -6,10 +6,9 @@ import torch
 from transformers import set_seed
 
 from training.clips import load_clips
-from training.collate import Collator
+from training.collate import Collator, to_device
 from training.config import config_from_dict
 from training.features import CachedFeatures, DecodedPixels, features_path, write_features
-from training.loop import to_device
 from training.samples import Samples, build_sources
 from training.setup import build_model
 

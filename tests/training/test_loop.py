@@ -18,7 +18,8 @@ from transformers import set_seed
 
 from modeling_cosmo import CosmoForConditionalGeneration, CosmoProcessor
 from training.config import config_from_dict
-from training.loop import Interrupted, train
+from training.interruption import Interrupted
+from training.loop import train
 from training.optimization import build_optimizer, learning_rate_at
 from training.setup import build_model
 from training.train import run
