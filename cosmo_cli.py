@@ -32,7 +32,6 @@ EXTRA_OF = {  # a module whose absence means that an extra of pyproject.toml is 
     "psutil": "train",
     "pyarrow": "data",
     "torch": "model",
-    "torchdata": "train",
     "transformers": "model",
 }
 
@@ -43,6 +42,13 @@ class RepositoryKind(StrEnum):
     model = "model"
     dataset = "dataset"
     space = "space"
+
+
+class PatchTokens(StrEnum):
+    """Where the vision tower's patch tokens are taken; see `CosmoConfig.patch_tokens`."""
+
+    before_ln_post = "before_ln_post"
+    after_ln_post = "after_ln_post"
 
 
 @app.command()
@@ -150,6 +156,27 @@ def caption(
         typer.echo(f"{file}\t{captioner.caption(medium)}")
     if num_unread:
         raise typer.Exit(1)
+
+
+@app.command()
+def convert(
+    checkpoint: Annotated[Path, typer.Option(help="A safetensors file, a folder of such files, or a torch file.")],
+    architecture: Annotated[Path, typer.Option(help="JSON with the sizes of both towers.")],
+    output: Annotated[Path, typer.Option(help="The model folder to write.")],
+    patch_tokens: Annotated[
+        PatchTokens, typer.Option(help="Which patch tokens of the vision tower the weights were trained on.")
+    ] = PatchTokens.before_ln_post,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Path or id of the language model's tokenizer: writes the processor, too.")
+    ] = None,
+) -> None:
+    """Convert a released CosMo or OpenFlamingo checkpoint into a folder for from_pretrained."""
+    from modeling_cosmo.convert_cosmo_checkpoint import convert_checkpoint
+
+    done = convert_checkpoint(checkpoint, architecture, output, patch_tokens.value, tokenizer)
+    typer.echo(f"{done.num_tensors} tensors written to {output}")
+    for name in done.unused:
+        typer.echo(f"unused: {name}")
 
 
 @app.command()

@@ -101,6 +101,10 @@ BAD_INPUT = {
     "caption without a model": (["caption", "nowhere", "clip.mp4"], "nowhere"),
     "publish what is not there": (["publish", "model", "nowhere", "--repo-id", "a/b", "--dry-run"], "nowhere"),
     "publish an empty model": (["publish", "model", "empty", "--repo-id", "a/b", "--dry-run"], "config.json"),
+    "convert what is not there": (
+        ["convert", "--checkpoint", "gone.safetensors", "--architecture", "a.json", "--output", "out"],
+        "a.json",
+    ),
     "demo without a model": (["demo", "--model", "nowhere"], "nowhere"),
     "videos of a size there is not": (
         ["toy", "videos", "--output", "out", "--num-videos", "3", "--size-px", "65"],
