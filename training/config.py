@@ -52,7 +52,7 @@ class TrainingConfig:
     cache_dir: str = ""
     """Where the features lie; empty means `cache/` in the run folder. May be shared by runs."""
     preprocessing_num_workers: int = 2
-    """Threads that decode clips."""
+    """Threads that decode clips, and processes that make the toy corpus."""
 
     frame_text_weight: float = 1.0
     """Share of micro-batches, relative to the other weights, that pair one frame with its clip's caption; 0 = none."""

@@ -36,8 +36,9 @@ def prepare_corpus(config: TrainingConfig, output: Path) -> Path:
         return folder
     videos, corpus = output / "toy" / "videos", output / "toy" / "corpus"
     if not (corpus / "README.md").is_file():
-        write_toy_videos(videos, config.toy_videos, TOY_CORPUS_SEED)
-        build_corpus(videos, corpus, load_recipe(TOY))
+        workers = config.preprocessing_num_workers
+        write_toy_videos(videos, config.toy_videos, TOY_CORPUS_SEED, workers=workers)
+        build_corpus(videos, corpus, load_recipe(TOY), workers=workers)
     return corpus
 
 

@@ -62,7 +62,7 @@ def test_cider_matches_the_number_nlg_eval_publishes(samples_dir):
 
 def test_cider_matches_the_definition_on_real_captions(samples_dir):
     with (samples_dir / "text" / "aac-metrics" / "example_1.csv").open() as file:
-        rows = list(csv.DictReader(file))[:13]
+        rows = list(csv.DictReader(file))[:7]
     clean = lambda text: " ".join(tokenize_caption(text))
     predictions = [clean(row["caption_predicted"]) for row in rows]
     references = [[clean(row[f"caption_{index}"]) for index in range(1, 6)] for row in rows]

@@ -12,7 +12,7 @@ from training.setup import prepare_corpus, tower_path
 def test_toy_corpus_is_rendered_and_built_once(tmp_path):
     if not (Path(tower_path("toy", "clip")) / "config.json").is_file():
         pytest.skip("the toy towers are not there: `cosmo toy towers` trains them")
-    config = load_config("toy", ["toy_videos=4"])
+    config = load_config("toy", ["toy_videos=4", "preprocessing_num_workers=1"])
     folder = prepare_corpus(config, tmp_path)
     captions = [clip.caption for record in read_corpus(folder, "train") for clip in record.clips]
     assert captions
