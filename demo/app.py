@@ -7,6 +7,7 @@ Without arguments the environment variables COSMO_MODEL and COSMO_CLIPS are read
 
 import argparse
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -246,6 +247,20 @@ def index_folder(captioner: Captioner, folder: Path) -> ClipIndex:
     return index
 
 
+def check_port_is_free(port: int) -> None:
+    """Refuses a port that something listens on already.
+
+    Raises:
+        OSError: The port is taken, or may not be used.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: no wait after a restart
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise OSError(f"port {port} cannot be used ({error.strerror}); name another with --port") from None
+
+
 def serve(model: str, *, port: int | None = None, clips: Path | None = None) -> None:
     """Serves the page until interrupted, and prints its address once it answers.
 
@@ -258,6 +273,8 @@ def serve(model: str, *, port: int | None = None, clips: Path | None = None) -> 
         OSError: The port is taken, or the model cannot be found.
         ValueError: The model or the folder of clips cannot be used.
     """
+    if port is not None:
+        check_port_is_free(port)  # before the model is loaded
     captioner = Captioner.load(model)
     limits = Limits()
     page = build_page(captioner, index_folder(captioner, clips) if clips else None, limits)

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -101,6 +102,17 @@ def test_a_model_that_is_not_there_gets_one_line(alone):
     assert [line for line in result.stderr.splitlines() if line] == [
         "error: no model at nowhere: expected a saved folder, or a repository as owner/name"
     ]
+
+
+def test_a_taken_port_is_said_before_the_model_is_loaded():
+    from demo.app import serve
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"port {port} cannot be used"):
+            serve("someone/never-loaded", port=port)
 
 
 @pytest.fixture
