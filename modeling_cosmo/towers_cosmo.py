@@ -36,6 +36,7 @@ def load_towers(vision: Any, text: Any, processor: Any, dtype: torch.dtype) -> t
         vision = AutoModel.from_pretrained(vision, dtype=dtype)
     if isinstance(text, str | PathLike):
         text = AutoModelForCausalLM.from_pretrained(text, dtype=dtype)
+    _plain_head(text)
     token_ids = {} if processor is None else _add_token_embeddings(text, processor)
     towers = PreTrainedTowers(getattr(vision, "vision_model", vision), text.base_model, _plain_head(text))
     for tower in towers:

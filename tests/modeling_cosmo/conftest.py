@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from modeling_cosmo import CosmoForConditionalGeneration, CosmoProcessor
-from tests.modeling_cosmo.tiny import tiny_language_model, tiny_tokenizer, tiny_vision
+from modeling_cosmo import CosmoProcessor
+from tests.modeling_cosmo.tiny import build, open_gates, tiny_tokenizer, tiny_vision
 
 
 @pytest.fixture(scope="session")
@@ -31,19 +31,8 @@ def processor():
 def model(processor):
     """A model whose gates are open, so that media matter."""
     torch.manual_seed(5)
-    model = CosmoForConditionalGeneration.from_towers(
-        tiny_vision(), tiny_language_model("opt"), processor, resampler_depth=2, num_visual_tokens=5, shared_dim=7,
-        max_frames=3, resampler_heads=2, resampler_head_dim=8, cross_attention_heads=2, cross_attention_head_dim=8,
-    )  # fmt: skip
-    return open_gates(model).eval()
-
-
-def open_gates(model):
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("_gate"):
-                parameter.fill_(0.8)
-    return model
+    options = {"resampler_heads": 2, "resampler_head_dim": 8, "cross_attention_head_dim": 8, "max_frames": 3}
+    return open_gates(build("opt", processor, **options))
 
 
 @pytest.fixture

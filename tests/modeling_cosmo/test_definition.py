@@ -102,7 +102,7 @@ def test_frame_positions(tmp_path):
 def test_fixture_of_our_own(tmp_path):
     """Stored figures: they stay when the definition above changes together with the model.
 
-    Made by `python -m tests.modeling_cosmo.make_fixture`; float32 weights rounded to float16, so exact in both.
+    Made by `python -m tests.modeling_cosmo.make_fixture`; the weights are float16, the figures float64.
     """
     folder = Path(__file__).parent / "fixtures"
     figures = load_file(folder / "tiny_outputs.safetensors")

@@ -4,8 +4,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from tests.modeling_cosmo.test_model import build, open_gates
-from tests.modeling_cosmo.tiny import LANGUAGE_MODELS
+from tests.modeling_cosmo.tiny import LANGUAGE_MODELS, build, open_gates
 
 
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}  # float32; a cached step sums in another order

@@ -6,27 +6,17 @@ import pytest
 import torch
 
 from modeling_cosmo import CosmoForConditionalGeneration, CosmoModel, CosmoProcessor
-from tests.modeling_cosmo.tiny import LANGUAGE_MODELS, tiny_language_model, tiny_tokenizer, tiny_vision
+from tests.modeling_cosmo.tiny import (
+    LANGUAGE_MODELS,
+    build,
+    open_gates,
+    tiny_language_model,
+    tiny_tokenizer,
+    tiny_vision,
+)
 
 
 CLOSE = {"atol": 2e-6, "rtol": 1e-5}  # float32, sums in another order
-
-
-def build(kind, processor=None, **options):
-    small = {"resampler_depth": 2, "num_visual_tokens": 5, "shared_dim": 7, "cross_attention_heads": 2}
-    processor = processor or CosmoProcessor.from_towers(tiny_vision(), tiny_tokenizer())
-    language_model = tiny_language_model(kind)
-    return CosmoForConditionalGeneration.from_towers(
-        tiny_vision(), language_model, processor, **small | options
-    ).eval()
-
-
-def open_gates(model):
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("_gate"):
-                parameter.fill_(0.8)
-    return model
 
 
 @pytest.mark.parametrize("kind", LANGUAGE_MODELS)
@@ -149,16 +139,11 @@ def test_only_new_parts_train_and_frozen_parts_stay_in_eval_mode(processor, pict
     assert not any(layer.decoder_layer.training for layer in model.model.language_model.decoder.layers)
     inputs = processor(text=["<visual>a red star", "<visual>a"], images=[pictures[:1], pictures[1:2]])
     labels = processor.build_labels(inputs["input_ids"], inputs["attention_mask"])
-    model(**open_and_label(model, inputs, labels)).loss.backward()
+    open_gates(model)(**inputs, labels=labels).loss.backward()
     assert {name for name, parameter in model.named_parameters() if parameter.grad is not None} == trained
     with torch.no_grad():  # no dropout: the same twice
         assert torch.equal(model(**inputs).logits, model(**inputs).logits)
     assert not model.eval().training
-
-
-def open_and_label(model, inputs, labels):
-    open_gates(model)
-    return inputs | {"labels": labels}
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
@@ -181,6 +166,13 @@ def test_checkpointing_changes_no_gradient(processor, pictures, reentrant, froze
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, **CLOSE, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def test_nothing_below_the_first_block_is_kept_for_the_backward_pass(model, processor, pictures):
+    model.freeze_towers()
+    inputs = processor(text="<visual>a red star", images=pictures[:1])
+    states = model.train()(**inputs, output_hidden_states=True).hidden_states
+    assert [state.requires_grad for state in states] == [False, False, False, True, True]
 
 
 def test_contrastive_part_can_be_left_out(model, processor, pictures):

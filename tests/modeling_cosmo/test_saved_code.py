@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.modeling_cosmo.test_model import open_gates
+from tests.modeling_cosmo.tiny import open_gates
 
 
 SCRIPT = """

@@ -10,6 +10,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from modeling_cosmo import CosmoForConditionalGeneration, CosmoProcessor
+
 
 SENTENCES = ["a red star rolls left in front of the bricks", "a blue ring grows before the sea"]
 LANGUAGE_MODELS = {
@@ -51,3 +53,20 @@ def tiny_tokenizer():
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="</s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
     )
+
+
+def build(kind, processor=None, **options):
+    small = {"resampler_depth": 2, "num_visual_tokens": 5, "shared_dim": 7, "cross_attention_heads": 2}
+    processor = processor or CosmoProcessor.from_towers(tiny_vision(), tiny_tokenizer())
+    language_model = tiny_language_model(kind)
+    return CosmoForConditionalGeneration.from_towers(
+        tiny_vision(), language_model, processor, **small | options
+    ).eval()
+
+
+def open_gates(model):
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("_gate"):
+                parameter.fill_(0.8)
+    return model
