@@ -60,7 +60,7 @@ def train_opt(
 
 def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> BatchEncoding:
     """Right-padded ids and mask of texts, `</s>` at both ends; cut at `MAX_TOKENS`."""
-    framed = [f"{tokenizer.bos_token}{text}{tokenizer.eos_token}" for text in texts]
+    framed = [f"{text}{tokenizer.eos_token}" for text in texts]  # the tokenizer puts another one in front
     return tokenizer(
         framed, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt", return_token_type_ids=False
     )

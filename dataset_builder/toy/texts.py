@@ -4,7 +4,7 @@ No text names a held-out combination of shape, colour and action.
 """
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from dataset_builder.toy.narration import OFF_TOPIC, say
@@ -64,7 +64,7 @@ def describe_frame(scene: Scene, rng: np.random.Generator) -> tuple[str, bool]:
 
 
 def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer in OPT's manner: `</s>` begins and ends a text; any text can be encoded."""
+    """A byte-level BPE tokenizer in OPT's manner: `</s>` is put before each text; any text can be encoded."""
     rng = np.random.default_rng([seed, 3])
     texts = [draw_document(rng) for _ in range(20_000)]
     texts += [" ".join(OFF_TOPIC), " ".join(SHAPES), " ".join(COLOURS), " ".join(ACTIONS.values())] * 50
@@ -78,6 +78,9 @@ def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="</s> $A", special_tokens=[("</s>", tokenizer.token_to_id("</s>"))]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="</s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
     )

@@ -31,7 +31,8 @@ def test_frame_captions_say_whether_they_name_the_background():
 def test_tokenizer_gives_any_text_back(text):
     tokenizer = train_tokenizer(0)
     ids = tokenizer(text)["input_ids"]
-    assert tokenizer.decode(ids).strip() == text.strip()
+    assert ids[0] == tokenizer.bos_token_id
+    assert tokenizer.decode(ids[1:]).strip() == text.strip()
     assert tokenizer.unk_token_id not in ids
 
 
@@ -39,5 +40,5 @@ def test_captions_take_one_token_a_word():
     tokenizer = train_tokenizer(0)
     for shape, colour, action in sorted(HELD_OUT):
         caption = Scene(shape=shape, colour=colour, action=action, background=BACKGROUNDS[0]).caption
-        assert len(tokenizer(caption)["input_ids"]) == len(caption.split())
+        assert len(tokenizer(caption)["input_ids"]) == 1 + len(caption.split())
     assert len(ACTIONS) == 8

@@ -1,0 +1,272 @@
+"""The quickstart: narrated toy videos -> corpus -> CosMo -> scores on unseen clips -> a model folder and a report."""
+
+import dataclasses
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dataset_builder.build import build_corpus
+from dataset_builder.toy.train_towers import SHIPPED, train_towers
+from dataset_builder.toy.videos import remove_toy_videos, write_toy_videos
+from modeling_cosmo import CosmoForConditionalGeneration, CosmoProcessor
+from training.config import TrainingConfig, config_from_dict, read_yaml
+from training.evaluation.borders import border_scores
+from training.evaluation.toy import evaluate_toy
+from training.loop import train
+from training.model_card import make_model_card
+from training.report import write_report
+from training.run_folder import code_revision, replace_folder, replace_text
+from training.stages import Stages, digest_sources
+
+
+ROOT = Path(__file__).resolve().parents[1]
+SMOKE = "quickstart-smoke"
+FULL = "quickstart"
+MAIN_STAGES = ("towers", "videos", "corpus", "training", "evaluation")
+FRAME_ORDER_STAGES = ("training-without-frame-positions", "evaluation-without-frame-positions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuickstartSettings:
+    """How much is rendered and scored; what is trained stands in the recipe of the same name."""
+
+    num_videos: int
+    num_retrieval: int
+    """Clips with different captions among which is searched."""
+    seed: int = 0
+
+
+SETTINGS = {
+    FULL: QuickstartSettings(num_videos=1200, num_retrieval=100),
+    SMOKE: QuickstartSettings(num_videos=30, num_retrieval=10),
+}
+
+
+class Quickstart:
+    """The stages of one quickstart in its folder."""
+
+    def __init__(self, output: Path, name: str, say: Callable[[str], None]) -> None:
+        if name not in SETTINGS:
+            raise ValueError(f"no quickstart named {name!r}; there are {', '.join(SETTINGS)}")
+        self.output, self.name, self.settings = output, name, SETTINGS[name]
+        self.towers = SHIPPED
+        self.stages = Stages(output, say)
+
+    @property
+    def videos(self) -> Path:
+        """The toy videos, one folder per split."""
+        return self.output / "videos"
+
+    @property
+    def corpus(self) -> Path:
+        """What `build_corpus` wrote."""
+        return self.output / "corpus"
+
+    def config(self, **changes: Any) -> TrainingConfig:
+        """The recipe of this quickstart on its own corpus and towers, with some keys changed."""
+        return config_from_dict(
+            {
+                **read_yaml(self.name),
+                "corpus": str(self.corpus),
+                "vision": str(self.towers / "clip"),
+                "text": str(self.towers / "opt"),
+                "cache_dir": str(self.output / "cache"),
+                "seed": self.settings.seed,
+                **changes,
+            }
+        )
+
+    def make_towers(self) -> None:
+        """Trains the towers afresh, in place of the shipped ones."""
+        self.towers = self.output / "towers"
+        sources = digest_sources(ROOT / "dataset_builder" / "toy")
+        self.stages.run("towers", sources, [self.towers / "README.md"], lambda: void(train_towers(self.towers)))
+
+    def make_videos(self) -> None:
+        """Renders the toy videos."""
+        depends_on = [dataclasses.asdict(self.settings), digest_sources(ROOT / "dataset_builder" / "toy")]
+        wanted = f"{depends_on}\n"
+        note = self.output / "videos.txt"
+
+        def work() -> None:
+            if not note.is_file() or note.read_text() != wanted:  # begun by other code or settings
+                remove_toy_videos(self.videos)
+                replace_text(note, wanted)
+            write_toy_videos(self.videos, self.settings.num_videos, self.settings.seed)
+
+        self.stages.run("videos", depends_on, [self.videos / "test", note], work)
+
+    def make_corpus(self) -> None:
+        """Builds the corpus; `build_corpus` itself goes on where it was stopped."""
+        depends_on = digest_sources(ROOT / "dataset_builder")
+        work = lambda: void(build_corpus(self.videos, self.corpus, "toy"))
+        self.stages.run("corpus", depends_on, [self.corpus / "README.md"], work)
+
+    def train(self, stage: str, **changes: Any) -> Path:
+        """Trains a model; the run folder itself goes on where it was stopped, unless the code or config changed."""
+        folder, config = self.output / stage, self.config(**changes)
+        depends_on = [config.to_dict(), model_sources()]
+        wanted = f"{self.stages.chain} {depends_on}\n"
+        note = self.output / f"{stage}.txt"
+
+        def work() -> None:
+            if not note.is_file() or note.read_text() != wanted:
+                shutil.rmtree(folder, ignore_errors=True)
+                replace_text(note, wanted)
+            train(config, folder)
+
+        self.stages.run(stage, depends_on, [folder / "model"], work)
+        return folder / "model"
+
+    def evaluate(self, stage: str, model_folder: Path) -> dict[str, Any]:
+        """Scores a model on the test split."""
+        path = self.output / f"{stage}.json"
+
+        def work() -> None:
+            scores = evaluate_toy(
+                CosmoForConditionalGeneration.from_pretrained(model_folder),
+                CosmoProcessor.from_pretrained(model_folder),
+                self.videos / "test",
+                num_frames=self.config().num_frames,
+                num_retrieval=self.settings.num_retrieval,
+                seed=self.settings.seed,
+            )
+            scores["borders"] = border_scores(self.corpus, self.videos, "train")
+            replace_text(path, json.dumps(scores, indent=1) + "\n")
+
+        self.stages.run(stage, model_sources(), [path], work)
+        scores: dict[str, Any] = json.loads(path.read_text())
+        return scores
+
+    def finish(self, scores: dict[str, Any], without: dict[str, Any] | None) -> dict[str, Any]:
+        """Writes the model folder with its card, results.json and report.html."""
+        trained = self.output / "training" / "model"
+        model = CosmoForConditionalGeneration.from_pretrained(trained)
+        model.freeze_towers()
+        share = model.num_parameters(only_trainable=True) / model.num_parameters()
+        names = [name for name in MAIN_STAGES if name in self.stages.done]
+        results = {
+            **{key: scores[key] for key in ("caption", "retrieval", "blind", "chance", "borders")},
+            "frame_order": {
+                "with_frame_positions": scores["order_accuracy"],
+                "without": without["order_accuracy"] if without else None,
+            },
+            "trainable_share": share,
+            "seconds": sum(self.stages.seconds(names).values()),
+            "peak_memory_gb": self.stages.peak_memory_gb(names),
+            "stages": self.stages.seconds(names),
+            "revision": code_revision(),
+            "seed": self.settings.seed,
+            "command": command_line(),
+        }
+        with replace_folder(self.output / "model") as folder:
+            shutil.copytree(trained, folder, dirs_exist_ok=True)
+            card = make_model_card(model.config, results, self.output.name)
+            (folder / "README.md").write_text(card, encoding="utf-8")
+        replace_text(self.output / "results.json", json.dumps(results, indent=1) + "\n")
+        write_report(self.output / "report.html", results, scores, self.output / "training", self.videos / "test")
+        return results
+
+
+def void(_: object) -> None:
+    """Drops a result that a stage does not need."""
+
+
+def model_sources() -> str:
+    """Digest of the code that a trained model and its scores depend on."""
+    aside = {"quickstart.py", "report.py", "model_card.py", "publish.py", "publish_checks.py"}
+    files = [path for path in sorted((ROOT / "training").rglob("*.py")) if path.name not in aside]
+    return digest_sources(ROOT / "modeling_cosmo", *files)
+
+
+def command_line() -> str:
+    """The words that started this process, without the folder of the program."""
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def run_quickstart(
+    output: Path,
+    name: str,
+    *,
+    train_own_towers: bool = False,
+    frame_order: bool = False,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Runs every stage that is not done yet and writes `model/`, `results.json` and `report.html`.
+
+    Args:
+        output: the run's folder.
+        name: `quickstart`, or `quickstart-smoke` for a run of a few minutes that learns little.
+        train_own_towers: train the toy towers first, from nothing.
+        frame_order: also train a second model without frame position embeddings, and compare.
+        say: receives the lines that tell what happens.
+
+    Returns:
+        What results.json holds.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    quickstart = Quickstart(output, name, say)
+    if train_own_towers:
+        quickstart.make_towers()
+    quickstart.make_videos()
+    quickstart.make_corpus()
+    model = quickstart.train("training")
+    scores = quickstart.evaluate("evaluation", model)
+    without = None
+    if frame_order or quickstart.stages.follow(quickstart.stages.chain, FRAME_ORDER_STAGES):
+        train_stage, evaluate_stage = FRAME_ORDER_STAGES
+        without = quickstart.evaluate(evaluate_stage, quickstart.train(train_stage, max_frames=0))
+    results = quickstart.finish(scores, without)
+    say(describe(results, output))
+    return results
+
+
+def describe(results: dict[str, Any], output: Path) -> str:
+    """The closing lines: scores, where everything is, and how to use it."""
+    caption, retrieval = results["caption"], results["retrieval"]
+    blind, chance = results["blind"], results["chance"]
+    rows = [
+        ("shape and colour", "caption", "object_accuracy"),
+        ("action", "caption", "action_accuracy"),
+        ("text to video R@1", "retrieval", "text_to_video_r1"),
+        ("video to text R@1", "retrieval", "video_to_text_r1"),
+    ]
+    lines = [
+        "",
+        f"On {caption['num']} clips and {retrieval['num']} searches of combinations never seen in training:",
+        f"{'':20}{'CosMo':>8}{'blind':>8}{'chance':>8}",
+    ]
+    for title, kind, key in rows:
+        values = "".join(f"{100 * part[kind][key]:7.1f}%" for part in (results, blind, chance))
+        lines.append(f"{title:20}{values}")
+    lines.append(
+        f"{'CIDEr (x100)':20}" + "".join(f"{100 * part['caption']['cider']:8.1f}" for part in (results, blind, chance))
+    )
+    order = results["frame_order"]
+    without = "make frame-order" if order["without"] is None else f"{100 * order['without']:.1f}%"
+    lines += [
+        f"order-only actions: {100 * order['with_frame_positions']:.1f}% with frame positions, without: {without}",
+        f"trainable share of the parameters: {100 * results['trainable_share']:.1f}%",
+        f"{results['seconds']:.0f} s, at most {results['peak_memory_gb']:.1f} GiB",
+        "",
+        f"model    {output / 'model'}",
+        f"report   {output / 'report.html'}",
+        f"scores   {output / 'results.json'}",
+        f"videos   {output / 'videos'}",
+        f"corpus   {output / 'corpus'}",
+        "",
+        "Use it:",
+        "  from modeling_cosmo import CosmoForConditionalGeneration, CosmoProcessor",
+        f'  model, processor = (c.from_pretrained("{output / "model"}") '
+        "for c in (CosmoForConditionalGeneration, CosmoProcessor))",
+        f'  inputs = processor(text=["<visual>"], videos=["{output / "videos/test/test-000000.mp4"}"], '
+        'return_tensors="pt"); '
+        "print(processor.batch_decode(model.generate(**inputs), skip_special_tokens=True))",
+    ]
+    return "\n".join(lines)
