@@ -6,7 +6,7 @@ Shape letters: R text rows (samples x beams), B samples, M media slots.
 import torch
 from transformers import Cache, DynamicCache, EncoderDecoderCache
 
-from .media_attention_cosmo import PADDING_SLOT
+from .media_attention_cosmo import PADDING_SLOT, last_media_index, media_places
 
 
 class CosmoCache(EncoderDecoderCache):
@@ -66,3 +66,35 @@ class CosmoCache(EncoderDecoderCache):
         """Forget the text and its media."""
         super().reset()
         self.places = self.num_seen = None
+
+
+def follow_media(
+    is_placeholder: torch.Tensor, is_real: torch.Tensor | None, cache: CosmoCache | None
+) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """Where the media of a text stand, and which of them each token comes after.
+
+    Placeholders count only in a pass that brings media: one that the model itself emits changes nothing.
+
+    Args:
+        is_placeholder: boolean, shape `(R, L)`.
+        is_real: which slots of the media of this pass hold one, boolean `(B, M_new)`; `None`: it brings none.
+        cache: of the text so far; it is brought up to date.
+
+    Returns:
+        Places of all slots, shape `(B, M)`, or `None` for a text without media so far; and for each token the place of
+        the latest medium, shape `(R, L)`, `-1` before the first one.
+    """
+    places = None if cache is None else cache.places
+    if is_real is None:
+        is_placeholder = torch.zeros_like(is_placeholder)
+    else:
+        new_places = media_places(is_real)
+        places = new_places if cache is None else cache.add_media(new_places)
+    if places is None:
+        return None, is_placeholder.long() - 1
+    num_media = (places != PADDING_SLOT).sum(dim=-1).repeat_interleave(len(is_placeholder) // len(places))  # (R,)
+    num_seen = torch.zeros_like(num_media) if cache is None or cache.num_seen is None else cache.num_seen
+    media_index = last_media_index(is_placeholder, num_seen, num_media)
+    if cache is not None:
+        cache.num_seen = media_index[:, -1] + 1
+    return places, media_index

@@ -14,12 +14,12 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import can_return_tuple
 
-from .cache_cosmo import CosmoCache
+from .cache_cosmo import CosmoCache, follow_media
 from .configuration_cosmo import CosmoConfig
 from .contrastive_cosmo import contrastive_loss, gather_rows
 from .cross_attention_cosmo import LayerTap, wrap_decoder_layers
 from .generation_cosmo import CosmoGenerationMixin, default_generation_tokens
-from .media_attention_cosmo import PADDING_SLOT, MediaVisibility, last_media_index, media_places, media_visibility
+from .media_attention_cosmo import media_visibility
 from .outputs_cosmo import CosmoCausalLMOutput, CosmoModelOutput
 from .pretrained_cosmo import CosmoPreTrainedModel, gated_block
 from .resampler_cosmo import CosmoResampler
@@ -136,15 +136,18 @@ class CosmoModel(CosmoPreTrainedModel):
             media_mask: boolean, shape `(B, M, F)`, `True` where a frame is real; all real if absent.
             vision_features: in place of `pixel_values`, output of `encode_frames`, shape `(B, M, F, P, D_v)`.
             use_cache: whether to return a cache. Default: as the language model's config says.
-            compute_embeds: whether to compute text and vision embeddings.
+            compute_embeds: whether to compute text and vision embeddings; only of texts that begin in this pass.
             output_visual_tokens: whether to return the visual tokens.
             kwargs: handed on to the language model, among them `output_hidden_states` and `output_attentions`.
         """
         cache = self._open_cache(past_key_values, use_cache)
         latents = self._encode_media(pixel_values, vision_features, media_mask)  # (B, M, 1 + V, D_v)
         visual_tokens = None if latents is None else latents[:, :, -self.config.num_visual_tokens :]  # (B, M, V, D_v)
-        visibility = self._look_at_media(input_ids, inputs_embeds, visual_tokens, media_mask, cache)
-        wants_embeds = compute_embeds and self.config.contrastive
+        is_placeholder = self._find_placeholders(input_ids, inputs_embeds)  # (R, L)
+        is_real = None if latents is None else _real_media(latents, media_mask)  # (B, M)
+        places, media_index = follow_media(is_placeholder, is_real, cache)  # (B, M), (R, L)
+        visibility = None if places is None else media_visibility(media_index, places, *self._attention_rule)
+        wants_embeds = compute_embeds and self.config.contrastive and past_key_values is None
         tap = LayerTap(text_depth=self.config.text_embedding_depth if wants_embeds else None)
 
         outputs = self.language_model(
@@ -192,38 +195,9 @@ class CosmoModel(CosmoPreTrainedModel):
             vision_features = self.encode_frames(pixel_values)
         return None if vision_features is None else self.resample(vision_features, media_mask)
 
-    def _look_at_media(
-        self,
-        input_ids: torch.Tensor | None,
-        inputs_embeds: torch.Tensor | None,
-        visual_tokens: torch.Tensor | None,
-        media_mask: torch.Tensor | None,
-        cache: CosmoCache | None,
-    ) -> MediaVisibility | None:
-        """Who sees which medium; `None` for a text that has had none so far.
-
-        Placeholders count only in a pass that brings media: one that the model itself emits changes nothing.
-        """
-        is_placeholder = self._find_placeholders(input_ids, inputs_embeds)  # (R, L)
-        places = None if cache is None else cache.places
-        if visual_tokens is None:
-            is_placeholder = torch.zeros_like(is_placeholder)
-        else:
-            is_real = (
-                is_placeholder.new_ones(visual_tokens.shape[:2]) if media_mask is None else media_mask.any(dim=-1)
-            )
-            new_places = media_places(is_real)  # (B, M)
-            places = new_places if cache is None else cache.add_media(new_places)
-        if places is None:
-            return None
-        num_media = (places != PADDING_SLOT).sum(dim=-1).repeat_interleave(len(is_placeholder) // len(places))  # (R,)
-        num_seen = torch.zeros_like(num_media) if cache is None or cache.num_seen is None else cache.num_seen
-        media_index = last_media_index(is_placeholder, num_seen, num_media)  # (R, L)
-        if cache is not None:
-            cache.num_seen = media_index[:, -1] + 1
-        return media_visibility(
-            media_index, places, self.config.num_visual_tokens, self.config.only_attend_immediate_media
-        )
+    @property
+    def _attention_rule(self) -> tuple[int, bool]:
+        return self.config.num_visual_tokens, self.config.only_attend_immediate_media
 
     def _find_placeholders(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
         """Boolean `(R, L)`, `True` at `<visual>`; among embeddings, at those equal to that of `<visual>`."""
@@ -301,6 +275,13 @@ class CosmoModel(CosmoPreTrainedModel):
     def _require_contrastive(self) -> None:
         if not self.config.contrastive:
             raise ValueError("this model has no contrastive head (contrastive is False in its config)")
+
+
+def _real_media(latents: torch.Tensor, media_mask: torch.Tensor | None) -> torch.Tensor:
+    """Which media slots hold a medium, boolean `(B, M)`."""
+    if media_mask is None:
+        return torch.ones(latents.shape[:2], dtype=torch.bool, device=latents.device)
+    return media_mask.any(dim=-1)
 
 
 def _with_first_input(

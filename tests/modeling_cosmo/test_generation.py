@@ -102,6 +102,20 @@ def test_a_placeholder_is_not_generated_and_blinds_nobody(model, processor, pict
     torch.testing.assert_close(emitted[1], other[1], **CLOSE)
 
 
+def test_an_emitted_placeholder_uncovers_no_medium_that_the_prompt_left_out(model, processor, pictures):
+    media = media_of(processor(images=[pictures[:2]]))
+    visual = model.config.visual_token_id
+    logits = []
+    for brightness in (0.0, 1.0):  # of the second picture, which no placeholder of the prompt stands for
+        pixels = media["pixel_values"].clone()
+        pixels[:, 1] += brightness
+        with torch.no_grad():
+            first = model(input_ids=torch.tensor([[visual, 5, 6]]), pixel_values=pixels, use_cache=True)
+            emitted = torch.tensor([[visual]])
+            logits.append(model(input_ids=emitted, past_key_values=first.past_key_values).logits)
+    assert torch.equal(logits[0], logits[1])
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_later_turn_brings_new_media(model, processor, pictures, whole):
     """Given as media of the new text or of the whole text; rows with different numbers of media."""
