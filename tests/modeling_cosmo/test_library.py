@@ -2,7 +2,15 @@
 
 import pytest
 import torch
-from transformers import CLIPConfig, CLIPModel, Trainer, TrainingArguments, pipeline
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+)
 
 from modeling_cosmo import CosmoForConditionalGeneration, CosmoProcessor
 from tests.modeling_cosmo.tiny import build, tiny_language_model, tiny_tokenizer, tiny_vision
@@ -58,6 +66,22 @@ def test_a_whole_clip_serves_as_vision_tower(processor, tmp_path):
     expect = clip.vision_model.float().state_dict()
     assert all(torch.equal(value, expect[name]) for name, value in model.model.vision_tower.state_dict().items())
     assert own(images=[[torch.zeros(3, 9, 9, dtype=torch.uint8)]])["pixel_values"].shape[-1] == 8
+
+
+def test_siglip_serves_as_vision_tower(processor):
+    """It has no class token and normalises its patch tokens itself."""
+    torch.manual_seed(0)
+    config = SiglipVisionConfig(
+        hidden_size=10, intermediate_size=14, num_hidden_layers=2, num_attention_heads=2, image_size=8, patch_size=4
+    )
+    tower = SiglipVisionModel(config).eval()
+    with pytest.raises(ValueError, match="set patch_tokens='after_ln_post'"):
+        build("opt", processor, vision=tower)
+    model = build("opt", processor, vision=tower, patch_tokens="after_ln_post")
+    frames = torch.randn(1, 2, 1, 3, 8, 8)
+    with torch.no_grad():
+        expect = tower(frames[0, :, 0]).last_hidden_state
+        torch.testing.assert_close(model.encode_frames(frames)[0, :, 0], expect)
 
 
 @pytest.mark.parametrize("missing", ["layers", "head"])

@@ -168,6 +168,17 @@ def test_checkpointing_changes_no_gradient(processor, pictures, reentrant, froze
         torch.testing.assert_close(gradients[1][name], gradient, **CLOSE, msg=lambda text, n=name: f"{n}: {text}")
 
 
+def test_checkpointing_computes_each_layer_twice_and_no_more(processor, pictures):
+    model = build("mistral", processor)
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    runs = []
+    for index, layer in enumerate(model.model.language_model.layers):
+        layer.decoder_layer.self_attn.register_forward_hook(lambda *_, index=index: runs.append(index))
+    inputs = processor(text="<visual>a red star", images=pictures[:1])
+    model.train()(**inputs, labels=inputs["input_ids"]).loss.backward()
+    assert sorted(runs) == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
 def test_nothing_below_the_first_block_is_kept_for_the_backward_pass(model, processor, pictures):
     model.freeze_towers()
     inputs = processor(text="<visual>a red star", images=pictures[:1])

@@ -56,12 +56,11 @@ def tiny_tokenizer():
 
 
 def build(kind, processor=None, **options):
+    """A model of tiny towers; `vision` among the options replaces the tiny vision tower."""
     small = {"resampler_depth": 2, "num_visual_tokens": 5, "shared_dim": 7, "cross_attention_heads": 2}
-    processor = processor or CosmoProcessor.from_towers(tiny_vision(), tiny_tokenizer())
-    language_model = tiny_language_model(kind)
-    return CosmoForConditionalGeneration.from_towers(
-        tiny_vision(), language_model, processor, **small | options
-    ).eval()
+    towers = {"vision": tiny_vision(), "text": tiny_language_model(kind)}
+    processor = processor or CosmoProcessor.from_towers(towers["vision"], tiny_tokenizer())
+    return CosmoForConditionalGeneration.from_towers(**towers | {"processor": processor} | small | options).eval()
 
 
 def open_gates(model):
