@@ -1,0 +1,92 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from training.stages import PeakMemory, Stages, digest_sources
+
+
+class Log:
+    """A pipeline of two stages that write files and note that they ran."""
+
+    def __init__(self, folder):
+        self.folder, self.ran = folder, []
+
+    def run(self, first=1, second=1):
+        stages = Stages(self.folder, lambda line: None)
+        for name, setting in (("first", first), ("second", second)):
+            stages.run(name, setting, [self.folder / name], lambda name=name: self.work(name))
+        return stages
+
+    def work(self, name):
+        self.ran.append(name)
+        (self.folder / name).write_text(name)
+
+
+@pytest.fixture
+def log(tmp_path):
+    return Log(tmp_path)
+
+
+def test_a_finished_stage_is_skipped(log):
+    log.run()
+    log.run()
+    assert log.ran == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "again"), [({"first": 2}, ["first", "second"]), ({"second": 2}, ["second"])], ids=["early", "late"]
+)
+def test_what_depends_on_a_change_runs_again(log, settings, again):
+    log.run()
+    log.run(**settings)
+    assert log.ran[2:] == again
+
+
+def test_a_lost_output_is_made_again(log):
+    log.run()
+    (log.folder / "second").unlink()
+    log.run()
+    assert log.ran[2:] == ["second"]
+
+
+def test_a_stage_that_failed_runs_again(log):
+    log.run()
+    failing = Stages(log.folder, lambda line: None)
+    failing.run("first", 1, [], lambda: None)
+    with pytest.raises(OSError, match="full"):
+        failing.run("second", "new", [], lambda: (_ for _ in ()).throw(OSError("disk full")))
+    assert "second" not in json.loads((log.folder / "stages.json").read_text())
+    log.run()
+    assert log.ran[2:] == ["second"]
+
+
+def test_follow_knows_what_was_made_after_what(log):
+    stages = log.run()
+    after_first = stages.done["first"]["key"]
+    assert stages.follow("", ["first", "second"])
+    assert stages.follow(after_first, ["second"])
+    assert not stages.follow(after_first, ["first"])
+    assert not stages.follow(stages.chain, ["third"])
+    assert log.run(first=2).follow("", ["first", "second"])
+    assert set(stages.seconds(["first", "second"])) == {"first", "second"}
+
+
+def test_peak_memory_counts_children():
+    script = "import time; block = bytearray(300 * 2**20); time.sleep(2)"
+    with PeakMemory() as alone:
+        pass
+    with PeakMemory() as together:
+        subprocess.run([sys.executable, "-c", script], check=True)
+    assert together.peak_gib - alone.peak_gib > 0.28  # the child's block alone is 0.293 GiB
+
+
+def test_digest_changes_with_a_source_only(tmp_path):
+    (tmp_path / "code.py").write_text("a = 1")
+    (tmp_path / "notes.txt").write_text("x")
+    before = digest_sources(tmp_path)
+    (tmp_path / "notes.txt").write_text("y")
+    assert digest_sources(tmp_path) == before
+    (tmp_path / "code.py").write_text("a = 2")
+    assert digest_sources(tmp_path) != before
