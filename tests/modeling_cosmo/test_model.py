@@ -168,9 +168,10 @@ def test_checkpointing_changes_no_gradient(processor, pictures, reentrant, froze
         torch.testing.assert_close(gradients[1][name], gradient, **CLOSE, msg=lambda text, n=name: f"{n}: {text}")
 
 
-def test_checkpointing_computes_each_layer_twice_and_no_more(processor, pictures):
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointing_computes_each_layer_twice_and_no_more(processor, pictures, reentrant):
     model = build("mistral", processor)
-    model.activation_checkpointing_enable({"use_reentrant": False})
+    model.activation_checkpointing_enable({"use_reentrant": reentrant})
     runs = []
     for index, layer in enumerate(model.model.language_model.layers):
         layer.decoder_layer.self_attn.register_forward_hook(lambda *_, index=index: runs.append(index))
