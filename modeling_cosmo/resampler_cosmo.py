@@ -13,6 +13,9 @@ from .attention_cosmo import FeedForward, LatentAttention
 from .configuration_cosmo import CosmoConfig
 
 
+LATENT_INIT_STD = 0.05
+
+
 class CosmoResamplerLayer(GradientCheckpointingLayer):
     """Latents read the media, then pass a feed-forward layer; both residual."""
 
@@ -44,8 +47,11 @@ class CosmoResampler(nn.Module):
 
     @torch.no_grad()
     def initialise_own_parameters(self) -> None:
-        """Latents and frame embeddings from the unit normal distribution, as in the released model."""
-        init.normal_(self.latents)
+        """Latents near zero, so that what they read outweighs them from the first step (docs/decisions/0001).
+
+        The released model draws them, as frame embeddings here, from the unit normal distribution.
+        """
+        init.normal_(self.latents, std=LATENT_INIT_STD)
         if self.frame_embeds is not None:
             init.normal_(self.frame_embeds)
 

@@ -10,6 +10,7 @@ from transformers import initialization as init
 
 from .attention_cosmo import FeedForward, LatentAttention
 from .configuration_cosmo import CosmoConfig
+from .resampler_cosmo import LATENT_INIT_STD
 
 
 class CosmoTextPool(nn.Module):
@@ -28,8 +29,8 @@ class CosmoTextPool(nn.Module):
 
     @torch.no_grad()
     def initialise_own_parameters(self) -> None:
-        """The query from the unit normal distribution, the norm's scale one."""
-        init.normal_(self.query)
+        """The query near zero, as the resampler's latents; the norm's scale one."""
+        init.normal_(self.query, std=LATENT_INIT_STD)
         init.ones_(self.norm_scale)
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:

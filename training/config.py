@@ -77,6 +77,8 @@ class TrainingConfig:
     per_device_train_batch_size: int = 32
     gradient_accumulation_steps: int = 1
     learning_rate: float = 5e-4
+    gate_learning_rate: float = 0.0
+    """Of the cross-attention's gates, which start at 0 and scale all that the blocks add; 0 takes `learning_rate`."""
     warmup_steps: int = 50
     """Steps of linear rise; a cosine to 0 at `max_steps` follows."""
     weight_decay: float = 0.1
@@ -99,7 +101,12 @@ class TrainingConfig:
     """Newest checkpoints kept."""
 
     def __post_init__(self) -> None:
-        for name in (*(f"{source}_weight" for source in SOURCES), "weight_decay", "learning_rate"):
+        for name in (
+            *(f"{source}_weight" for source in SOURCES),
+            "weight_decay",
+            "learning_rate",
+            "gate_learning_rate",
+        ):
             _require(math.isfinite(getattr(self, name)) and getattr(self, name) >= 0, self, name, "0 or more")
         for name in ("num_frames", "frame_choices", "max_steps", "per_device_train_batch_size", "toy_videos"):
             _require(getattr(self, name) >= 1, self, name, "1 or more")

@@ -14,14 +14,19 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW whose decay reaches matrices only; norms, biases, gates and the temperature have fewer than two axes."""
-    parameters = trainable_parameters(model).values()
+    """AdamW whose decay reaches matrices only; norms, biases, gates and the temperature have fewer than two axes.
+
+    The gates have a learning rate of their own: they start closed, and until they open, what the blocks see of the
+    media reaches the text, and the gradient the blocks, hardly at all.
+    """
+    parameters = trainable_parameters(model)
+    gates = [parameter for name, parameter in parameters.items() if name.endswith("_gate")]
+    others = [parameter for name, parameter in parameters.items() if not name.endswith("_gate")]
+    gate_factor = (config.gate_learning_rate or config.learning_rate) / (config.learning_rate or 1)
     groups = [
-        {
-            "params": [parameter for parameter in parameters if parameter.ndim >= 2],
-            "weight_decay": config.weight_decay,
-        },
-        {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in others if p.ndim >= 2], "weight_decay": config.weight_decay, "lr_factor": 1.0},
+        {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0, "lr_factor": 1.0},
+        {"params": gates, "weight_decay": 0.0, "lr_factor": gate_factor},
     ]
     betas = (config.adam_beta1, config.adam_beta2)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
@@ -39,6 +44,6 @@ def learning_rate_at(step: int, config: TrainingConfig) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Give every parameter group this learning rate."""
+    """Give every parameter group this learning rate times its own factor."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group["lr_factor"]

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dataset_builder.build import build_corpus
 from dataset_builder.toy.train_towers import SHIPPED, train_towers
 from dataset_builder.toy.videos import remove_toy_videos, write_toy_videos
@@ -76,6 +78,7 @@ class Quickstart:
                 "text": str(self.towers / "opt"),
                 "cache_dir": str(self.output / "cache"),
                 "seed": self.settings.seed,
+                "bf16": True if torch.cpu.get_capabilities().get("amx_bf16") else "auto",  # AMX: 1.3x on a CPU
                 **changes,
             }
         )

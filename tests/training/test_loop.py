@@ -20,7 +20,7 @@ from modeling_cosmo import CosmoForConditionalGeneration, CosmoProcessor
 from training.config import config_from_dict
 from training.interruption import Interrupted
 from training.loop import train
-from training.optimization import build_optimizer, learning_rate_at
+from training.optimization import build_optimizer, learning_rate_at, set_learning_rate
 from training.setup import build_model
 from training.train import run
 
@@ -234,17 +234,29 @@ def test_learning_rate_rises_and_falls(settings):
 
 def test_vectors_and_scalars_do_not_decay(settings):
     model, _ = build_model(config_from_dict(settings))
-    decayed, free = build_optimizer(model, config_from_dict(settings)).param_groups
+    decayed, free, gates = build_optimizer(model, config_from_dict(settings)).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert decayed["weight_decay"] == 0.1
-    assert free["weight_decay"] == 0
+    assert free["weight_decay"] == gates["weight_decay"] == 0
     free_names = [names[id(parameter)] for parameter in free["params"]]
-    assert any("gate" in name for name in free_names)
+    assert {name.rpartition(".")[2] for name in (names[id(p)] for p in gates["params"])} == {
+        "attention_gate",
+        "feed_forward_gate",
+    }
     assert any("logit_scale" in name for name in free_names)
     assert any("norm" in name for name in free_names)
     assert not any(
         "bias" in names[id(p)] or "gate" in names[id(p)] or "norm" in names[id(p)] for p in decayed["params"]
     )
+
+
+def test_gates_may_learn_at_a_rate_of_their_own(settings):
+    model, _ = build_model(config_from_dict(settings))
+    for gate_rate, factor in ((0.0, 1.0), (0.02, 20.0)):
+        config = config_from_dict({**settings, "learning_rate": 0.001, "gate_learning_rate": gate_rate})
+        optimizer = build_optimizer(model, config)
+        set_learning_rate(optimizer, 0.0005)
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.0005, 0.0005, 0.0005 * factor])
 
 
 @pytest.mark.parametrize(
