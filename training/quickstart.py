@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from dataset_builder.build import build_corpus
-from dataset_builder.toy.train_towers import SHIPPED, train_towers
+from dataset_builder.recipe import load_recipe
+from dataset_builder.toy.train_towers import SHIPPED, TowerSettings, train_towers
 from dataset_builder.toy.videos import remove_toy_videos, write_toy_videos
 from modeling_cosmo import CosmoForConditionalGeneration, CosmoProcessor
 from training.config import TrainingConfig, config_from_dict, read_yaml
@@ -39,12 +40,18 @@ class QuickstartSettings:
     num_videos: int
     num_retrieval: int
     """Clips with different captions among which is searched."""
+    towers: TowerSettings = TowerSettings()
+    """How the towers learn where they are to be trained afresh."""
     seed: int = 0
 
 
 SETTINGS = {
     FULL: QuickstartSettings(num_videos=1200, num_retrieval=100),
-    SMOKE: QuickstartSettings(num_videos=30, num_retrieval=10),
+    SMOKE: QuickstartSettings(
+        num_videos=30,
+        num_retrieval=10,
+        towers=TowerSettings(clip_steps=20, clip_batch_size=32, clip_scenes=64, opt_steps=20, eval_scenes=32),
+    ),
 }
 
 
@@ -86,8 +93,9 @@ class Quickstart:
     def make_towers(self) -> None:
         """Trains the towers afresh, in place of the shipped ones."""
         self.towers = self.output / "towers"
-        sources = digest_sources(ROOT / "dataset_builder" / "toy")
-        self.stages.run("towers", sources, [self.towers / "README.md"], lambda: void(train_towers(self.towers)))
+        depends_on = [dataclasses.asdict(self.settings.towers), digest_sources(ROOT / "dataset_builder" / "toy")]
+        work = lambda: void(train_towers(self.towers, self.settings.towers))
+        self.stages.run("towers", depends_on, [self.towers / "README.md"], work)
 
     def make_videos(self) -> None:
         """Renders the toy videos."""
@@ -106,7 +114,8 @@ class Quickstart:
     def make_corpus(self) -> None:
         """Builds the corpus; `build_corpus` itself goes on where it was stopped."""
         depends_on = digest_sources(ROOT / "dataset_builder")
-        work = lambda: void(build_corpus(self.videos, self.corpus, "toy"))
+        recipe = load_recipe("toy", {"segment.tower": str(self.towers / "clip")} if self.towers != SHIPPED else None)
+        work = lambda: void(build_corpus(self.videos, self.corpus, recipe))
         self.stages.run("corpus", depends_on, [self.corpus / "README.md"], work)
 
     def train(self, stage: str, **changes: Any) -> Path:
@@ -265,11 +274,9 @@ def describe(results: dict[str, Any], output: Path) -> str:
         f"corpus   {output / 'corpus'}",
         "",
         "Use it:",
-        "  from modeling_cosmo import CosmoForConditionalGeneration, CosmoProcessor",
-        f'  model, processor = (c.from_pretrained("{output / "model"}") '
-        "for c in (CosmoForConditionalGeneration, CosmoProcessor))",
-        f'  inputs = processor(text=["<visual>"], videos=["{output / "videos/test/test-000000.mp4"}"], '
-        'return_tensors="pt"); '
-        "print(processor.batch_decode(model.generate(**inputs), skip_special_tokens=True))",
+        "  from modeling_cosmo import CosmoForConditionalGeneration as Model, CosmoProcessor as Processor",
+        f'  model, processor = (part.from_pretrained("{output / "model"}") for part in (Model, Processor))',
+        "  inputs = processor(text=['<visual>'], videos=['CLIP.mp4'], return_tensors='pt')",
+        "  print(processor.batch_decode(model.generate(**inputs), skip_special_tokens=True))",
     ]
     return "\n".join(lines)
