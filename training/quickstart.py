@@ -5,7 +5,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from dataset_builder.build import build_corpus
 from dataset_builder.recipe import load_recipe
 from dataset_builder.toy.train_towers import SHIPPED, TowerSettings, train_towers
-from dataset_builder.toy.videos import remove_toy_videos, write_toy_videos
+from dataset_builder.toy.videos import write_toy_videos
 from modeling_cosmo import CosmoForConditionalGeneration, CosmoProcessor
 from training.config import TrainingConfig, config_from_dict, read_yaml
 from training.evaluation.borders import border_scores
@@ -40,7 +40,7 @@ class QuickstartSettings:
     num_videos: int
     num_retrieval: int
     """Clips with different captions among which is searched."""
-    towers: TowerSettings = TowerSettings()
+    towers: TowerSettings = field(default_factory=TowerSettings)
     """How the towers learn where they are to be trained afresh."""
     seed: int = 0
 
@@ -90,26 +90,33 @@ class Quickstart:
             }
         )
 
+    def _claim(self, name: str, depends_on: object) -> None:
+        """Empties a stage's folder, unless it was begun by the same code and settings: then the stage goes on."""
+        note, wanted = self.output / f"{name}.begun.json", json.dumps(depends_on, sort_keys=True)
+        if not note.is_file() or note.read_text() != wanted:
+            shutil.rmtree(self.output / name, ignore_errors=True)
+            replace_text(note, wanted)
+
     def make_towers(self) -> None:
         """Trains the towers afresh, in place of the shipped ones."""
         self.towers = self.output / "towers"
         depends_on = [dataclasses.asdict(self.settings.towers), digest_sources(ROOT / "dataset_builder" / "toy")]
-        work = lambda: void(train_towers(self.towers, self.settings.towers))
+
+        def work() -> None:
+            self._claim("towers", depends_on)
+            train_towers(self.towers, self.settings.towers)
+
         self.stages.run("towers", depends_on, [self.towers / "README.md"], work)
 
     def make_videos(self) -> None:
         """Renders the toy videos."""
         depends_on = [dataclasses.asdict(self.settings), digest_sources(ROOT / "dataset_builder" / "toy")]
-        wanted = f"{depends_on}\n"
-        note = self.output / "videos.txt"
 
         def work() -> None:
-            if not note.is_file() or note.read_text() != wanted:  # begun by other code or settings
-                remove_toy_videos(self.videos)
-                replace_text(note, wanted)
+            self._claim("videos", depends_on)
             write_toy_videos(self.videos, self.settings.num_videos, self.settings.seed)
 
-        self.stages.run("videos", depends_on, [self.videos / "test", note], work)
+        self.stages.run("videos", depends_on, [self.videos / "test"], work)
 
     def make_corpus(self) -> None:
         """Builds the corpus; `build_corpus` itself goes on where it was stopped."""
@@ -122,13 +129,10 @@ class Quickstart:
         """Trains a model; the run folder itself goes on where it was stopped, unless the code or config changed."""
         folder, config = self.output / stage, self.config(**changes)
         depends_on = [config.to_dict(), model_sources()]
-        wanted = f"{self.stages.chain} {depends_on}\n"
-        note = self.output / f"{stage}.txt"
+        after = self.stages.chain
 
         def work() -> None:
-            if not note.is_file() or note.read_text() != wanted:
-                shutil.rmtree(folder, ignore_errors=True)
-                replace_text(note, wanted)
+            self._claim(stage, [after, depends_on])
             train(config, folder)
 
         self.stages.run(stage, depends_on, [folder / "model"], work)

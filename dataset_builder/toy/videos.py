@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -303,10 +302,3 @@ def _write_aside(path: Path, text: str) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     aside.write_text(text)
     aside.replace(path)
-
-
-def remove_toy_videos(output: Path) -> None:
-    """Removes what `write_toy_videos` wrote, and nothing else."""
-    for split in _SPLIT_CODES:
-        shutil.rmtree(output / split, ignore_errors=True)
-    (output / "settings.json").unlink(missing_ok=True)
