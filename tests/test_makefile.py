@@ -116,7 +116,11 @@ def test_an_old_python_is_named(checkout):
 )
 def test_quick_is_read_from_the_environment(checkout, quick, expected):
     plan = subprocess.run(
-        ["make", "-n", "quickstart"], cwd=checkout, env={**OUTSIDE, "QUICK": quick}, capture_output=True, text=True
+        ["make", "-n", "--no-print-directory", "quickstart"],
+        cwd=checkout,
+        env={**OUTSIDE, "QUICK": quick},
+        capture_output=True,
+        text=True,
     )
     assert plan.returncode == 0
     assert plan.stdout.split("/cosmo ", maxsplit=1)[1].split() == expected

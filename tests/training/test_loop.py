@@ -193,8 +193,9 @@ def test_two_processes_equal_one_with_the_same_global_batch(settings, reference,
     assert all(expected.abs().max() > 0 for name, expected in moments[0].items()), "every parameter has a gradient"
     for name in (name for name in moments[0] if name.endswith("exp_avg")):
         expected, found = moments[0][name], moments[1][name]
-        # Halves are summed in another order: some float32 ulps of the largest entry; a missing term shows as 1e-2.
-        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()) + 1e-10), name
+        # Halves are summed in another order, and norms behind latents near zero enlarge float32's rounding to some
+        # 1e-5 of the largest entry; a missing term shows as 1e-2.
+        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()) + 1e-10), name
     (expected,), (found,) = (metrics_of(tmp_path / run) for run in ("one", "two"))
     assert expected["sources"].keys() == {"frame_text", "clip_text", "interleaved"}
     for name in ("loss", "lm_loss", "contrastive_loss", "grad_norm", "eval_lm_loss", "eval_contrastive_loss"):
@@ -203,7 +204,7 @@ def test_two_processes_equal_one_with_the_same_global_batch(settings, reference,
 
 def test_a_tiny_run_learns(settings, tmp_path):
     """Captions of 38 clips by heart through gates that begin closed; the language model is random and frozen."""
-    changes = {"max_steps": 60, "logging_steps": 6, "eval_steps": 0, "save_steps": 60, "frame_text_weight": 0}
+    changes = {"max_steps": 100, "logging_steps": 10, "eval_steps": 0, "save_steps": 100, "frame_text_weight": 0}
     train(config_from_dict(settings | changes | {"per_device_train_batch_size": 19}), tmp_path / "run")
     first, *_, last = metrics_of(tmp_path / "run")
     assert last["lm_loss"] < 0.85 * first["lm_loss"]
