@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import CLIPImageProcessor, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import CLIPImageProcessorPil, PreTrainedModel, PreTrainedTokenizerFast
 
 from dataset_builder.toy.clip_tower import PIXEL_MEAN, PIXEL_STD, SIZE_PX, train_clip, zero_shot_scores
 from dataset_builder.toy.text_tower import text_scores, train_opt
@@ -120,9 +120,9 @@ def _make_tower(
     return scores
 
 
-def image_processor() -> CLIPImageProcessor:
+def image_processor() -> CLIPImageProcessorPil:
     """How a picture becomes the toy CLIP's input: 64 px square, mean 0.5, deviation 0.25."""
-    return CLIPImageProcessor(
+    return CLIPImageProcessorPil(
         size={"shortest_edge": SIZE_PX},
         crop_size={"height": SIZE_PX, "width": SIZE_PX},
         image_mean=[PIXEL_MEAN] * 3,
