@@ -280,7 +280,7 @@ def describe(results: dict[str, Any], output: Path) -> str:
         "Use it:",
         "  from modeling_cosmo import CosmoForConditionalGeneration as Model, CosmoProcessor as Processor",
         f'  model, processor = (part.from_pretrained("{output / "model"}") for part in (Model, Processor))',
-        "  inputs = processor(text=['<visual>'], videos=['CLIP.mp4'], return_tensors='pt')",
-        "  print(processor.batch_decode(model.generate(**inputs), skip_special_tokens=True))",
+        "  print(processor.batch_decode(model.generate(**processor(text=['<visual>'], videos=['CLIP.mp4'], "
+        "return_tensors='pt'), max_new_tokens=24), skip_special_tokens=True))",
     ]
     return "\n".join(lines)

@@ -122,7 +122,9 @@ def train_clip(
     nn.Module.to(model, device)
     parameters = [*model.parameters(), *helpers.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.05, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.5e-3, total_steps=steps, pct_start=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 1.5e-3, total_steps=steps, pct_start=max(0.05, 2 / steps)
+    )
     bar = tqdm(range(steps), desc="toy CLIP", unit="step")
     for step in bar:
         chosen = np.sort(rng.choice(len(pool.scenes), size=batch_size, replace=False))

@@ -42,7 +42,7 @@ def train_opt(
     model = build_opt(tokenizer)
     nn.Module.to(model, device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=max(0.05, 2 / steps))
     bar = tqdm(range(steps), desc="toy OPT", unit="step")
     for step in bar:
         texts = [draw_document(rng) for _ in range(batch_size)]

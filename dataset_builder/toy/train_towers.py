@@ -34,6 +34,11 @@ class TowerSettings:
     opt_batch_size: int = 64
     eval_scenes: int = 1000
 
+    def __post_init__(self) -> None:
+        for name in ("clip_steps", "opt_steps"):
+            if getattr(self, name) < 4:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 4: the schedule rises and falls")
+
 
 def train_towers(output: Path, settings: TowerSettings | None = None) -> dict[str, dict[str, float]]:
     """Trains both towers into `output/clip` and `output/opt`; a tower that is complete there already is kept.

@@ -12,7 +12,7 @@ from dataset_builder.toy.train_towers import SHIPPED, TowerSettings, train_tower
 from dataset_builder.toy.world import HELD_OUT, SEEN
 
 
-TINY = TowerSettings(clip_steps=2, clip_batch_size=8, clip_scenes=32, opt_steps=2, opt_batch_size=4, eval_scenes=32)
+TINY = TowerSettings(clip_steps=20, clip_batch_size=8, clip_scenes=32, opt_steps=4, opt_batch_size=4, eval_scenes=32)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +65,11 @@ def test_frames_show_the_scenes_asked_for():
     assert pool.frames.shape == (192, 64, 64, 3)
     assert len(pool.scenes) == 192
     assert all((s.shape, s.colour, s.action) in set(SEEN) for s in pool.scenes)
+
+
+def test_a_schedule_needs_room():
+    with pytest.raises(ValueError, match="opt_steps is 3, expected at least 4"):
+        TowerSettings(opt_steps=3)
 
 
 def test_towers_are_trained_whole_kept_and_never_mixed(tmp_path):
