@@ -114,6 +114,17 @@ def test_an_interrupted_run_goes_on(tmp_path):
     assert (tmp_path / "train/train-000000.mp4").stat().st_mtime_ns == kept
 
 
+def test_larger_videos_have_the_same_story(toy_folder, tmp_path):
+    write_toy_videos(tmp_path, num_videos=3, seed=5, size_px=96, workers=1, progress=False)
+    name = "train/train-000000"
+    assert (tmp_path / f"{name}.json").read_bytes() == (toy_folder / f"{name}.json").read_bytes()
+    large, small = (frames_of(folder / f"{name}.mp4") for folder in (tmp_path, toy_folder))
+    assert large.shape[1:] == (96, 96, 3)
+    assert len(large) == len(small)
+    # The same picture at another size: mean colours differ by edges and compression only.
+    assert np.abs(large.mean(axis=(1, 2)) - small.mean(axis=(1, 2))).max() < 6
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
