@@ -23,7 +23,7 @@ from training.loop import train
 from training.model_card import make_model_card
 from training.report import write_report
 from training.run_folder import code_revision, replace_folder, replace_text
-from training.stages import Stages, digest_sources
+from training.stages import Stages, digest_sources, sole_user
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -225,9 +225,14 @@ def run_quickstart(
         What results.json holds.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name, or a folder in which another process is at work.
     """
-    quickstart = Quickstart(output, name, say)
+    with sole_user(output):
+        return _run_stages(Quickstart(output, name, say), train_own_towers, frame_order)
+
+
+def _run_stages(quickstart: Quickstart, train_own_towers: bool, frame_order: bool) -> dict[str, Any]:
+    """One stage after the other."""
     if train_own_towers:
         quickstart.make_towers()
     quickstart.make_videos()
@@ -239,7 +244,7 @@ def run_quickstart(
         train_stage, evaluate_stage = FRAME_ORDER_STAGES
         without = quickstart.evaluate(evaluate_stage, quickstart.train(train_stage, max_frames=0))
     results = quickstart.finish(scores, without)
-    say(describe(results, output))
+    quickstart.stages.say(describe(results, quickstart.output))
     return results
 
 

@@ -4,11 +4,13 @@
 memory it needed. A stage that was interrupted is not in it and runs again.
 """
 
+import fcntl
 import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,22 @@ class Stages:
 
     def _save(self) -> None:
         replace_text(self.path, json.dumps(self.done, indent=1) + "\n")
+
+
+@contextmanager
+def sole_user(folder: Path) -> Iterator[None]:
+    """Keeps a second process out of a run folder; the lock goes with the process, however it ends.
+
+    Raises:
+        ValueError: if another process is at work there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{folder} is in use by another process: wait for it, or give another --output") from None
+        yield
 
 
 class PeakMemory:

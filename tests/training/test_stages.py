@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from training.stages import PeakMemory, Stages, digest_sources
+from training.stages import PeakMemory, Stages, digest_sources, sole_user
 
 
 class Log:
@@ -71,6 +71,19 @@ def test_follow_knows_what_was_made_after_what(log):
     assert not stages.follow(stages.chain, ["third"])
     assert log.run(first=2).follow("", ["first", "second"])
     assert set(stages.seconds(["first", "second"])) == {"first", "second"}
+
+
+def test_a_second_process_is_kept_out_until_the_first_ends(tmp_path):
+    script = "import sys; from pathlib import Path; from training.stages import sole_user\n"
+    script += "with sole_user(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline() == "in\n"
+        with pytest.raises(ValueError, match="is in use by another process"), sole_user(tmp_path):
+            pass
+        first.kill()
+    with sole_user(tmp_path):
+        pass
 
 
 def test_peak_memory_counts_children():
