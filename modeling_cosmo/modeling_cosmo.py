@@ -150,6 +150,8 @@ class CosmoModel(CosmoPreTrainedModel):
         wants_embeds = compute_embeds and self.config.contrastive and past_key_values is None
         tap = LayerTap(text_depth=self.config.text_embedding_depth if wants_embeds else None)
 
+        if position_ids is None and past_key_values is None:
+            position_ids = self._positions(attention_mask)
         outputs = self.language_model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -210,6 +212,12 @@ class CosmoModel(CosmoPreTrainedModel):
         token = torch.full((), self.config.visual_token_id, device=inputs_embeds.device)
         return (inputs_embeds == self.get_input_embeddings()(token)).all(dim=-1)
 
+    def _positions(self, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+        """`(R, L)` for GPT-2 and its kin, which would count padding on the left too; the others know better."""
+        if attention_mask is None or attention_mask.ndim != 2 or not hasattr(self.language_model, "wpe"):
+            return None
+        return (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)
+
     def _embed_text(self, hidden_states: torch.Tensor | None, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """States after the unimodal layers, `(B, L, D_t)` -> `(B, E)`, unit length."""
         assert hidden_states is not None
@@ -243,6 +251,7 @@ class CosmoModel(CosmoPreTrainedModel):
         """
         self._require_contrastive()
         tap = LayerTap(text_depth=self.config.text_embedding_depth, stop=True)
+        kwargs.setdefault("position_ids", self._positions(attention_mask))
         self.language_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, tap=tap, **kwargs)
         return BaseModelOutputWithPooling(
             last_hidden_state=tap.text_states, pooler_output=self._embed_text(tap.text_states, attention_mask)
