@@ -16,6 +16,7 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention_cosmo import FeedForward, attend, split_heads
+from .backbone_cosmo import DROPS_ARGUMENTS, arguments_beside_the_call
 from .configuration_cosmo import CosmoConfig
 from .media_attention_cosmo import MediaVisibility
 
@@ -135,11 +136,18 @@ class CosmoGatedBlock(nn.Module):
 class CosmoDecoderLayer(GradientCheckpointingLayer):
     """A stock decoder layer, with a gated block before it where the config says so."""
 
-    def __init__(self, decoder_layer: nn.Module, layer_index: int, cross_attention: CosmoGatedBlock | None) -> None:
+    def __init__(
+        self,
+        decoder_layer: nn.Module,
+        layer_index: int,
+        cross_attention: CosmoGatedBlock | None,
+        returns_tuple: bool = False,
+    ) -> None:
         super().__init__()
         self.decoder_layer = decoder_layer
         self.layer_index = layer_index
         self.cross_attention = cross_attention
+        self.returns_tuple = returns_tuple
 
     def __getattr__(self, name: str) -> Any:
         """What a language model reads from its layers, such as `attention_type`, comes from the stock one."""
@@ -157,18 +165,20 @@ class CosmoDecoderLayer(GradientCheckpointingLayer):
         visual_tokens: torch.Tensor | None = None,
         tap: LayerTap | None = None,
         **kwargs: Any,
-    ) -> torch.Tensor:
+    ) -> Any:
         """Serve the tap; hand on visual tokens by position, as reentrant checkpointing differentiates only those."""
+        if tap is None and (beside := arguments_beside_the_call()):
+            return self(hidden_states, *args, **kwargs, **beside)
         if tap is None:
             return super().__call__(hidden_states, visual_tokens, *args, **kwargs)
         if self.layer_index == 0:
             tap.first_input = hidden_states
             tap.text_states = hidden_states if tap.text_depth == 0 else None
         if tap.stop and tap.text_depth is not None and self.layer_index >= tap.text_depth:
-            return hidden_states
+            return (hidden_states, None) if self.returns_tuple else hidden_states
         output = super().__call__(hidden_states, visual_tokens, *args, tap=tap, **kwargs)
         if tap.text_depth == self.layer_index + 1:
-            tap.text_states = output
+            tap.text_states = output[0] if self.returns_tuple else output
         return output
 
     def forward(
@@ -180,7 +190,7 @@ class CosmoDecoderLayer(GradientCheckpointingLayer):
         cross_attention_cache: Cache | None = None,
         tap: LayerTap | None = None,
         **kwargs: Any,
-    ) -> torch.Tensor:
+    ) -> Any:
         """The block, then the stock layer with the rest of the arguments."""
         if self.cross_attention is not None:
             hidden_states, weights = self.cross_attention(
@@ -213,4 +223,4 @@ def wrap_decoder_layers(language_model: nn.Module, config: CosmoConfig) -> None:
     positions = config.block_positions
     for index, layer in enumerate(layers):
         block = CosmoGatedBlock(config, positions.index(index)) if index in positions else None
-        layers[index] = CosmoDecoderLayer(layer, index, block)
+        layers[index] = CosmoDecoderLayer(layer, index, block, config.text_config.model_type in DROPS_ARGUMENTS)

@@ -14,12 +14,15 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import can_return_tuple
 
+from .backbone_cosmo import complete_backbone, run_language_model
 from .cache_cosmo import CosmoCache, follow_media
 from .configuration_cosmo import CosmoConfig
 from .contrastive_cosmo import contrastive_loss, gather_rows
 from .cross_attention_cosmo import LayerTap, wrap_decoder_layers
+from .freezing_cosmo import set_eval_but_adapters
 from .generation_cosmo import CosmoGenerationMixin, default_generation_tokens
 from .media_attention_cosmo import media_visibility
+from .new_tokens_cosmo import CosmoNewTokens
 from .outputs_cosmo import CosmoCausalLMOutput, CosmoModelOutput
 from .pretrained_cosmo import CosmoPreTrainedModel, gated_block
 from .resampler_cosmo import CosmoResampler
@@ -38,6 +41,7 @@ class CosmoModel(CosmoPreTrainedModel):
         self.vision_tower = towers.vision if towers else AutoModel.from_config(config.vision_config)
         self.language_model = towers.language_model if towers else AutoModel.from_config(config.text_config)
         check_patch_tokens(self.vision_tower, config.patch_tokens)
+        complete_backbone(self.language_model, is_pretrained=towers is not None)
         wrap_decoder_layers(self.language_model, config)
         self.resampler = CosmoResampler(config)
         if config.contrastive:
@@ -45,8 +49,9 @@ class CosmoModel(CosmoPreTrainedModel):
             self.text_projection = nn.Linear(config.text_config.hidden_size, config.shared_dim, bias=False)
             self.vision_projection = nn.Linear(config.vision_config.hidden_size, config.shared_dim, bias=False)
             self.logit_scale = nn.Parameter(torch.empty(1))
-        self.towers_frozen = False
+        self.new_tokens = self._build_new_tokens() if config.train_new_tokens else None
         self.post_init()
+        self.freeze_as_configured()
 
     @torch.no_grad()
     def initialise_own_parameters(self) -> None:
@@ -62,12 +67,17 @@ class CosmoModel(CosmoPreTrainedModel):
         """Replace the token embeddings of the language model."""
         self.language_model.set_input_embeddings(value)
 
-    def freeze_towers(self) -> None:
-        """Stop training of the vision tower and of the language model but for its gated blocks.
+    def _build_new_tokens(self) -> CosmoNewTokens:
+        width = self.get_input_embeddings().weight.shape[1]
+        return CosmoNewTokens(self.config.new_token_ids, width, tied=bool(self.config.tie_word_embeddings))
 
-        Frozen parts stay in eval mode (no dropout) when the model is put into training mode.
+    def freeze_towers(self) -> None:
+        """Stop training of the vision tower and of the language model but for its gated blocks, and note it.
+
+        Frozen parts stay in eval mode (no dropout) when the model is put into training mode. The config says so from
+        now on: a saved model is frozen again when it is loaded, unless `freeze_towers=False` is given there.
         """
-        self.towers_frozen = True
+        self.config.freeze_towers = True
         self.vision_tower.requires_grad_(False)
         self.language_model.requires_grad_(False)
         for block in self._gated_blocks():
@@ -77,9 +87,9 @@ class CosmoModel(CosmoPreTrainedModel):
     def train(self, mode: bool = True) -> Self:
         """As usual, except that frozen towers stay in eval mode."""
         super().train(mode)
-        if mode and self.towers_frozen:
-            self.vision_tower.eval()
-            self.language_model.eval()
+        if mode and self.config.freeze_towers:
+            set_eval_but_adapters(self.vision_tower)
+            set_eval_but_adapters(self.language_model)
             for module in self.language_model.modules():
                 if "decoder_layer" in module._modules:
                     module.training = True  # the wrapper itself has no dropout, but checkpoints only in training mode
@@ -152,17 +162,20 @@ class CosmoModel(CosmoPreTrainedModel):
 
         if position_ids is None and past_key_values is None:
             position_ids = self._positions(attention_mask)
-        outputs = self.language_model(
-            input_ids=input_ids,
+        for_layers = {
+            "visual_tokens": None if visual_tokens is None else visual_tokens.flatten(1, 2),  # (B, M * V, D_v)
+            "visibility": visibility,
+            "cross_attention_cache": None if cache is None else cache.cross_attention_cache,
+            "tap": tap,
+        }
+        outputs = run_language_model(
+            self.language_model,
+            for_layers,
+            **self._embed_new_tokens(input_ids, inputs_embeds),
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=None if cache is None else cache.self_attention_cache,
-            inputs_embeds=inputs_embeds,
             use_cache=cache is not None,
-            visual_tokens=None if visual_tokens is None else visual_tokens.flatten(1, 2),  # (B, M * V, D_v)
-            visibility=visibility,
-            cross_attention_cache=None if cache is None else cache.cross_attention_cache,
-            tap=tap,
             **kwargs,
         )
         return CosmoModelOutput(
@@ -218,6 +231,14 @@ class CosmoModel(CosmoPreTrainedModel):
             return None
         return (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)
 
+    def _embed_new_tokens(
+        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor | None]:
+        """What the language model reads: ids or embeddings as given, or embeddings if those of new tokens train."""
+        if self.new_tokens is None or input_ids is None:
+            return {"input_ids": input_ids, "inputs_embeds": inputs_embeds}
+        return {"inputs_embeds": self.new_tokens.embed(input_ids, self.get_input_embeddings()(input_ids))}
+
     def _embed_text(self, hidden_states: torch.Tensor | None, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """States after the unimodal layers, `(B, L, D_t)` -> `(B, E)`, unit length."""
         assert hidden_states is not None
@@ -252,7 +273,8 @@ class CosmoModel(CosmoPreTrainedModel):
         self._require_contrastive()
         tap = LayerTap(text_depth=self.config.text_embedding_depth, stop=True)
         kwargs.setdefault("position_ids", self._positions(attention_mask))
-        self.language_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, tap=tap, **kwargs)
+        texts = {**self._embed_new_tokens(input_ids), "attention_mask": attention_mask, "use_cache": False}
+        run_language_model(self.language_model, {"tap": tap}, **texts, **kwargs)
         return BaseModelOutputWithPooling(
             last_hidden_state=tap.text_states, pooler_output=self._embed_text(tap.text_states, attention_mask)
         )
@@ -305,8 +327,6 @@ def _with_first_input(
 class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
     """CosMo with its language-model head: writes text about media, and computes both losses."""
 
-    accepts_loss_kwargs = False  # each term is a mean already: Trainer must average over accumulation steps
-
     def __init__(self, config: CosmoConfig, towers: PreTrainedTowers | None = None) -> None:
         super().__init__(config)
         self.model = CosmoModel(config, towers)
@@ -318,6 +338,7 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
         for key, value in default_generation_tokens(config).items():
             setattr(self.generation_config, key, value)
         self.post_init()
+        self.freeze_as_configured()
 
     @classmethod
     def from_towers(
@@ -360,6 +381,16 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
         self.model.freeze_towers()
         self.lm_head.requires_grad_(False)
 
+    def save_pretrained(
+        self, save_directory: Any, *args: Any, state_dict: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """As every model of transformers; trained embeddings of new tokens are written into the table."""
+        if self.model.new_tokens is not None:
+            tables = self._tied_weights_keys["lm_head.weight"], "lm_head.weight"
+            names = (self.state_dict() if state_dict is None else state_dict), "model.new_tokens."
+            state_dict = self.model.new_tokens.add_into(*names, *tables)
+        super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
+
     def encode_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """See `CosmoModel.encode_frames`."""
         return self.model.encode_frames(pixel_values)
@@ -391,6 +422,7 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
         use_cache: bool | None = None,
         compute_contrastive: bool | None = True,
         logits_to_keep: int | torch.Tensor = 0,
+        num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
     ) -> CosmoCausalLMOutput:
         """Score texts about media, and with `labels` compute both losses; other arguments as in `CosmoModel.forward`.
@@ -408,6 +440,10 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
             use_cache: see `CosmoModel.forward`; off by default where labels are given.
             compute_contrastive: whether to compute the embeddings and, with labels, the contrastive loss.
             logits_to_keep: compute logits of the last so many tokens only (0: all), or at these positions.
+            num_items_in_batch: labels that count in the whole batch of which this is a part, as `Trainer` gives it
+                under gradient accumulation and with several processes. `loss` is then this part's share of the
+                batch's loss: both terms times the share of labels that are here, so that the parts sum up to the mean
+                over all labels, and to a mean of the parts' contrastive losses. The other losses stay means.
             kwargs: see `CosmoModel.forward`.
         """
         outputs = self.model(
@@ -424,13 +460,21 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept])  # (R, L, vocabulary)
+        last_states = outputs.last_hidden_state[:, kept]  # (R, L, D_t)
+        logits = self.lm_head(last_states)  # (R, L, vocabulary)
+        if self.model.new_tokens is not None:
+            logits = self.model.new_tokens.score(last_states, logits)
         lm_loss = contrastive = loss = None
         if labels is not None:
-            loss = lm_loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1])
+            num_labels = (labels[..., 1:] != IGNORED_LABEL).sum().clamp(min=1)
+            loss = lm_loss = self.loss_function(
+                logits, labels, vocab_size=logits.shape[-1], num_items_in_batch=num_labels
+            )
             if outputs.text_embeds is not None and outputs.vision_embeds is not None:
                 contrastive = self._contrastive_loss(outputs.vision_embeds, outputs.text_embeds)
                 loss = lm_loss + self.config.contrastive_weight * contrastive
+            if num_items_in_batch is not None:
+                loss = loss * (num_labels / num_items_in_batch)
         return CosmoCausalLMOutput(
             loss=loss,
             lm_loss=lm_loss,

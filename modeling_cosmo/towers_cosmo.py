@@ -8,6 +8,10 @@ from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 
+_CHANGES_OF_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
+"""What the configs of language models call factors and caps on the head's output."""
+
+
 class PreTrainedTowers(NamedTuple):
     """The parts of pretrained towers that CosMo uses."""
 
@@ -49,7 +53,7 @@ def _plain_head(text: PreTrainedModel) -> nn.Linear:
     head = text.get_output_embeddings()
     if text.base_model is text or not isinstance(head, nn.Linear) or head.bias is not None:
         raise ValueError(f"{type(text).__name__} is no causal language model with a plain linear head without bias")
-    if getattr(text.config, "final_logit_softcapping", None) or getattr(text.config, "logit_scale", None):
+    if any(getattr(text.config, name, None) not in (None, 0, 1) for name in _CHANGES_OF_LOGITS):
         raise ValueError(f"{type(text).__name__} changes its logits after the head, which CosMo does not reproduce")
     return head
 

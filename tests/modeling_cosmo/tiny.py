@@ -21,6 +21,25 @@ LANGUAGE_MODELS = {
     "llama": {"intermediate_size": 20, "num_key_value_heads": 1},
     "qwen2": {"intermediate_size": 20, "num_key_value_heads": 1},
 }
+_GROUPED = {"intermediate_size": 20, "num_key_value_heads": 1}
+FURTHER_LANGUAGE_MODELS = {
+    "bloom": {},
+    "falcon": {"alibi": True},
+    "gemma": _GROUPED | {"head_dim": 6},
+    "gemma3_text": _GROUPED | {"head_dim": 6},
+    "glm": _GROUPED | {"head_dim": 6},
+    "gpt2": {"n_inner": 20},
+    "gpt_neo": {"intermediate_size": 20, "attention_types": [[["global"], 4]]},
+    "granite": _GROUPED,
+    "mixtral": _GROUPED | {"num_local_experts": 2},
+    "mpt": {"max_seq_len": 64},
+    "olmo2": _GROUPED,
+    "phi3": _GROUPED,
+    "qwen3": _GROUPED | {"head_dim": 6},
+    "smollm3": _GROUPED,
+    "starcoder2": _GROUPED,
+}
+"""Tested in test_backbones.py alone."""
 
 
 def tiny_vision():
@@ -35,7 +54,8 @@ def tiny_language_model(kind):
     torch.manual_seed(2)
     config = AutoConfig.for_model(
         kind, vocab_size=len(tiny_tokenizer()), hidden_size=12, num_hidden_layers=4, num_attention_heads=2,
-        max_position_embeddings=64, bos_token_id=1, eos_token_id=1, pad_token_id=0, **LANGUAGE_MODELS[kind],
+        max_position_embeddings=64, bos_token_id=1, eos_token_id=1, pad_token_id=0,
+        **(LANGUAGE_MODELS | FURTHER_LANGUAGE_MODELS)[kind],
     )  # fmt: skip
     model = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
