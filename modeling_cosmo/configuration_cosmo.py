@@ -94,6 +94,11 @@ class CosmoConfig(PreTrainedConfig):
     scale_by_uncompressed_head: bool = False
     """Attention of the gated blocks is scaled by the head width before compression, as released."""
 
+    freeze_towers: bool = False
+    """The vision tower and the language model but for its blocks do not train; `from_pretrained` gives them frozen."""
+    train_new_tokens: bool = False
+    """The embeddings of `<visual>` and `<|endofchunk|>` train, though the language model be frozen (OpenFlamingo)."""
+
     visual_token_id: int | None = None
     """Id of `<visual>`."""
     end_of_chunk_token_id: int | None = None
@@ -123,6 +128,8 @@ class CosmoConfig(PreTrainedConfig):
         self._check_sizes()
         if self.contrastive:
             self._check_text_embedding()
+        if self.train_new_tokens and not self.new_token_ids:
+            raise ValueError("train_new_tokens needs visual_token_id; build the model with a processor, or set it")
 
     @property
     def block_positions(self) -> list[int]:
@@ -130,6 +137,11 @@ class CosmoConfig(PreTrainedConfig):
         if self.cross_attention_layers is not None:
             return list(self.cross_attention_layers)
         return list(range(self.unimodal_depth or 0, self.text_config.num_hidden_layers, self.cross_attention_interval))
+
+    @property
+    def new_token_ids(self) -> list[int]:
+        """Ids of the tokens that CosMo writes into texts and that the language model never saw."""
+        return [token for token in (self.visual_token_id, self.end_of_chunk_token_id) if token is not None]
 
     @property
     def num_latents(self) -> int:

@@ -27,6 +27,7 @@ from .outputs_cosmo import CosmoCausalLMOutput, CosmoModelOutput
 from .pretrained_cosmo import CosmoPreTrainedModel, gated_block
 from .resampler_cosmo import CosmoResampler
 from .text_pool_cosmo import CosmoTextPool
+from .tokens_cosmo import IGNORED_LABEL
 from .towers_cosmo import PreTrainedTowers, load_towers
 from .vision_cosmo import check_patch_tokens, encode_patches
 
@@ -466,9 +467,9 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
             logits = self.model.new_tokens.score(last_states, logits)
         lm_loss = contrastive = loss = None
         if labels is not None:
-            num_labels = (labels[..., 1:] != IGNORED_LABEL).sum().clamp(min=1)
+            num_labels = (labels[..., 1:] != IGNORED_LABEL).sum()
             loss = lm_loss = self.loss_function(
-                logits, labels, vocab_size=logits.shape[-1], num_items_in_batch=num_labels
+                logits, labels, vocab_size=logits.shape[-1], num_items_in_batch=num_labels.clamp(min=1)
             )
             if outputs.text_embeds is not None and outputs.vision_embeds is not None:
                 contrastive = self._contrastive_loss(outputs.vision_embeds, outputs.text_embeds)

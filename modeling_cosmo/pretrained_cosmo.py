@@ -1,6 +1,7 @@
 """What transformers needs to know about every CosMo model: capabilities, initialisation, checkpointing."""
 
-from typing import Any
+import copy
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -9,6 +10,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention_cosmo import initialise_linear
 from .configuration_cosmo import CosmoConfig
+from .freezing_cosmo import TrainableParts, count_trainable
+
+
+NOT_QUANTISED = ["lm_head", "model\\.lm_head", r".*\bcross_attention\b", r".*\b(resampler|text_pool|new_tokens)\b",
+                 r".*\b(text|vision)_projection\b"]  # fmt: skip
+"""Patterns of module names: the head, and what CosMo adds to the towers, as it may be trained beside them."""
 
 
 class CosmoPreTrainedModel(PreTrainedModel):
@@ -25,6 +32,25 @@ class CosmoPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    _keys_to_ignore_on_load_missing = [r"\bnew_tokens\."]  # noqa: RUF012 (a saved table holds them)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, quantization_config: Any = None, **kwargs: Any) -> Self:
+        """As every model of transformers; frozen where the config says so, the parts of CosMo's own not quantised."""
+        if quantization_config is not None:
+            kwargs["quantization_config"] = _sparing_new_parts(quantization_config)
+        loaded = super().from_pretrained(*args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded).freeze_as_configured()
+        return loaded
+
+    def freeze_as_configured(self) -> None:
+        """Freeze the towers if the config says so."""
+        if self.config.freeze_towers:
+            self.freeze_towers()
+
+    def trainable_parts(self) -> TrainableParts:
+        """Part of the model -> (parameters that train, all its parameters); `print` shows a table."""
+        return count_trainable(self)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -49,6 +75,15 @@ class CosmoPreTrainedModel(PreTrainedModel):
         for module in self.modules():
             if isinstance(layer := module._modules.get("decoder_layer"), GradientCheckpointingLayer):
                 layer.gradient_checkpointing = False
+
+
+def _sparing_new_parts(quantization_config: Any) -> Any:
+    """The same for bitsandbytes, with a list of modules to skip where the caller left that open."""
+    if getattr(quantization_config, "llm_int8_skip_modules", ()) is not None:
+        return quantization_config
+    quantization_config = copy.copy(quantization_config)
+    quantization_config.llm_int8_skip_modules = NOT_QUANTISED
+    return quantization_config
 
 
 def gated_block(module: nn.Module) -> nn.Module | None:

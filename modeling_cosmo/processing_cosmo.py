@@ -11,10 +11,9 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, CLIPImageProcessorPil, ProcessorMixin
 
 from .media_inputs_cosmo import Frames, load_frames, pair_media
-from .tokens_cosmo import ADDED_TOKENS, END_OF_CHUNK, PADDING, VISUAL
+from .tokens_cosmo import ADDED_TOKENS, END_OF_CHUNK, IGNORED_LABEL, PADDING, VISUAL
 
 
-IGNORED_LABEL = -100
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"

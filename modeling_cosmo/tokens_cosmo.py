@@ -8,6 +8,8 @@ BEGIN_OF_CHUNK = "<|beginofchunk|>"
 HUMAN = "<human>"
 ASSISTANT = "<gpt>"
 PADDING = "<PAD>"
+IGNORED_LABEL = -100
+"""In labels, the mark of a place that does not count in the loss."""
 
 ADDED_TOKENS = (END_OF_CHUNK, VISUAL, BEGIN_OF_CHUNK, HUMAN, ASSISTANT, PADDING)
 """In the order of the released tokenizer, so that ids follow the language model's vocabulary in the same order."""

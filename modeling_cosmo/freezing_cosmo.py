@@ -1,0 +1,49 @@
+"""Which parts of a CosMo model train, and how frozen ones behave."""
+
+from torch import nn
+
+
+PARTS = ("vision_tower", "resampler", "language_model", "gated_blocks", "new_tokens", "contrastive_head", "lm_head")
+"""Names of the parts in the order in which data passes them; adapters of PEFT count as a part of their own."""
+CONTRASTIVE = ("text_pool", "text_projection", "vision_projection", "logit_scale")
+
+
+class TrainableParts(dict[str, tuple[int, int]]):
+    """Part -> (parameters that train, all its parameters); prints as a table."""
+
+    def __str__(self) -> str:
+        totals = [sum(counts) for counts in zip(*self.values(), strict=True)]
+        rows = [*self.items(), ("all", totals)]
+        lines = [f"{name:<18}{trained:>16,} of {count:>16,} train" for name, (trained, count) in rows]
+        return "\n".join(lines)
+
+
+def count_trainable(model: nn.Module) -> TrainableParts:
+    """Count every parameter once, a tied head with the language model, by the part that holds it."""
+    counts: dict[str, tuple[int, int]] = dict.fromkeys((*PARTS, "adapters"), (0, 0))
+    for name, parameter in model.named_parameters():
+        part = _part_of(name)
+        trained, count = counts[part]
+        counts[part] = (trained + parameter.numel() * parameter.requires_grad, count + parameter.numel())
+    return TrainableParts({part: pair for part, pair in counts.items() if pair[1]})
+
+
+def _part_of(name: str) -> str:
+    words = name.split(".")
+    if any(word.startswith(("lora_", "modules_to_save", "trainable_tokens")) for word in words):
+        return "adapters"
+    if "cross_attention" in words:
+        return "gated_blocks"
+    if any(word in CONTRASTIVE for word in words):
+        return "contrastive_head"
+    return next(part for part in PARTS if part in words)
+
+
+def set_eval_but_adapters(tower: nn.Module) -> None:
+    """Put a frozen tower into eval mode; what PEFT has put into it keeps its dropout."""
+    tower.eval()
+    for module in tower.modules():
+        if "base_layer" in module._modules:
+            for name, child in module._modules.items():
+                if name != "base_layer" and child is not None:
+                    child.train()
