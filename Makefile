@@ -10,7 +10,7 @@ MODEL ?= runs/quickstart/model
 CLIPS ?= $(wildcard runs/quickstart/videos/test)
 PYTEST_ARGS ?=
 
-.PHONY: quickstart test lint bench demo frame-order towers clean install
+.PHONY: quickstart test lint library bench demo frame-order towers clean install
 
 quickstart: install  ## narrated toy videos -> corpus -> training -> scores -> a model folder (QUICK=1: a smoke run)
 	$(BIN)/cosmo quickstart $(if $(filter-out 0,$(QUICK)),--quick)
@@ -22,6 +22,10 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+library: install  ## transformers' own tests on our classes, fetched from the package index (once there, part of `make test`)
+	$(BIN)/python tests/library/fetch_suite.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m library $(PYTEST_ARGS)
 
 bench: install  ## speeds of the parts on this machine
 	set -e; for file in benchmarks/bench_*.py; do $(BIN)/python $$file; done
@@ -51,5 +55,5 @@ install:
 	fi
 
 clean:  ## removes the environment, caches and runs
-	rm -rf $(VENV) runs build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage htmlcov
+	rm -rf $(VENV) .library-tests runs build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

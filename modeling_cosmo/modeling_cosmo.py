@@ -4,7 +4,7 @@ The paper is arXiv:2401.00849. Shape letters: B samples, R text rows (B, or B x 
 F frames, P patches, V visual tokens, D_v and D_t widths of vision tower and language model, E shared embedding.
 """
 
-from typing import Any, Self, cast
+from typing import Any, Self, Unpack, cast
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, Cache, DynamicCache
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils.generic import can_return_tuple
+from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from .backbone_cosmo import complete_backbone, run_language_model
 from .cache_cosmo import CosmoCache, follow_media
@@ -110,8 +110,8 @@ class CosmoModel(CosmoPreTrainedModel):
         Returns:
             Shape `(B, M, F, P, D_v)`.
         """
-        patches = encode_patches(self.vision_tower, pixel_values.flatten(0, 2), self.config.patch_tokens)
-        return patches.unflatten(0, pixel_values.shape[:3])
+        outputs = encode_patches(self.vision_tower, pixel_values.flatten(0, 2), self.config.patch_tokens)
+        return outputs.last_hidden_state.unflatten(0, pixel_values.shape[:3])
 
     def resample(self, vision_features: torch.Tensor, media_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Latents of every medium, `(B, M, F, P, D_v)` -> `(B, M, 1 + V, D_v)`; the class latent is the first."""
@@ -120,7 +120,7 @@ class CosmoModel(CosmoPreTrainedModel):
         return latents.unflatten(0, vision_features.shape[:2])
 
     @can_return_tuple
-    def forward(
+    def forward(  # type: ignore[misc]  # TransformersKwargs names position_ids too
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
@@ -133,7 +133,7 @@ class CosmoModel(CosmoPreTrainedModel):
         use_cache: bool | None = None,
         compute_embeds: bool = True,
         output_visual_tokens: bool = False,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> CosmoModelOutput:
         """Read texts and their media.
 
@@ -184,7 +184,7 @@ class CosmoModel(CosmoPreTrainedModel):
             past_key_values=cache,
             hidden_states=_with_first_input(outputs.hidden_states, tap.first_input),
             attentions=outputs.attentions,
-            cross_attentions=tuple(tap.cross_attentions) if kwargs.get("output_attentions") else None,
+            cross_attentions=None if outputs.attentions is None else tuple(tap.cross_attentions),
             text_embeds=self._embed_text(tap.text_states, attention_mask) if wants_embeds else None,
             vision_embeds=self._embed_vision(latents, media_mask) if wants_embeds and latents is not None else None,
             visual_tokens=visual_tokens if output_visual_tokens else None,
@@ -269,15 +269,19 @@ class CosmoModel(CosmoPreTrainedModel):
             kwargs: handed on to the language model.
 
         Returns:
-            `pooler_output` of shape `(B, E)`, unit length, and `last_hidden_state` `(B, L, D_t)` of the unimodal half.
+            `pooler_output` of shape `(B, E)`, unit length, and `last_hidden_state` `(B, L, D_t)` of the unimodal half;
+            on request its `hidden_states` and `attentions`.
         """
         self._require_contrastive()
         tap = LayerTap(text_depth=self.config.text_embedding_depth, stop=True)
         kwargs.setdefault("position_ids", self._positions(attention_mask))
         texts = {**self._embed_new_tokens(input_ids), "attention_mask": attention_mask, "use_cache": False}
-        run_language_model(self.language_model, {"tap": tap}, **texts, **kwargs)
+        outputs = run_language_model(self.language_model, {"tap": tap}, **texts, **kwargs)
         return BaseModelOutputWithPooling(
-            last_hidden_state=tap.text_states, pooler_output=self._embed_text(tap.text_states, attention_mask)
+            last_hidden_state=tap.text_states,
+            pooler_output=self._embed_text(tap.text_states, attention_mask),
+            hidden_states=_unimodal_states(outputs.hidden_states, tap),
+            attentions=outputs.attentions and outputs.attentions[: self.config.text_embedding_depth],
         )
 
     @can_return_tuple
@@ -286,18 +290,27 @@ class CosmoModel(CosmoPreTrainedModel):
         pixel_values: torch.Tensor | None = None,
         media_mask: torch.Tensor | None = None,
         vision_features: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        """Embed the media of each sample; arguments as in `forward`.
+        """Embed the media of each sample; arguments as in `forward`, the others go to the vision tower.
 
         Returns:
-            `pooler_output` `(B, E)`, unit length, and `last_hidden_state` `(B, M, V, D_v)`, the visual tokens.
+            `pooler_output` `(B, E)`, unit length, and `last_hidden_state` `(B, M, V, D_v)`, the visual tokens; on
+            request `hidden_states` and `attentions` of the vision tower, with a first axis of B * M * F pictures.
         """
         self._require_contrastive()
-        latents = self._encode_media(pixel_values, vision_features, media_mask)
-        if latents is None:
-            raise ValueError("give pixel_values or vision_features")
+        outputs = None
+        if vision_features is None:
+            if pixel_values is None:
+                raise ValueError("give pixel_values or vision_features")
+            outputs = encode_patches(self.vision_tower, pixel_values.flatten(0, 2), self.config.patch_tokens, **kwargs)
+            vision_features = outputs.last_hidden_state.unflatten(0, pixel_values.shape[:3])
+        latents = self.resample(vision_features, media_mask)  # (B, M, 1 + V, D_v)
         return BaseModelOutputWithPooling(
-            last_hidden_state=latents[:, :, 1:], pooler_output=self._embed_vision(latents, media_mask)
+            last_hidden_state=latents[:, :, 1:],
+            pooler_output=self._embed_vision(latents, media_mask),
+            hidden_states=getattr(outputs, "hidden_states", None),
+            attentions=getattr(outputs, "attentions", None),
         )
 
     def get_video_features(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
@@ -323,6 +336,13 @@ def _with_first_input(
     if hidden_states is None or hidden_states[0] is None:
         return hidden_states
     return (first_input, *hidden_states[1:])
+
+
+def _unimodal_states(hidden_states: tuple[torch.Tensor, ...] | None, tap: LayerTap) -> Any:
+    """Input and outputs of the unimodal layers, `text_depth + 1` states, the last without the final LayerNorm."""
+    if hidden_states is None or not tap.text_depth:
+        return hidden_states and (tap.text_states,)
+    return (tap.first_input, *hidden_states[1 : tap.text_depth], tap.text_states)
 
 
 class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
@@ -409,7 +429,7 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
         return self.model.get_image_features(*args, **kwargs)
 
     @can_return_tuple
-    def forward(
+    def forward(  # type: ignore[misc]  # TransformersKwargs names position_ids too
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
@@ -421,10 +441,11 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
         vision_features: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        shift_labels: torch.Tensor | None = None,
         compute_contrastive: bool | None = True,
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> CosmoCausalLMOutput:
         """Score texts about media, and with `labels` compute both losses; other arguments as in `CosmoModel.forward`.
 
@@ -439,6 +460,7 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
             vision_features: see `CosmoModel.forward`.
             labels: token ids, shape `(B, L)`, not shifted; -100 does not count.
             use_cache: see `CosmoModel.forward`; off by default where labels are given.
+            shift_labels: in place of `labels` in the loss, already shifted, as sequence parallelism splits them.
             compute_contrastive: whether to compute the embeddings and, with labels, the contrastive loss.
             logits_to_keep: compute logits of the last so many tokens only (0: all), or at these positions.
             num_items_in_batch: labels that count in the whole batch of which this is a part, as `Trainer` gives it
@@ -467,10 +489,12 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
             logits = self.model.new_tokens.score(last_states, logits)
         lm_loss = contrastive = loss = None
         if labels is not None:
-            num_labels = (labels[..., 1:] != IGNORED_LABEL).sum()
+            targets = labels[..., 1:] if shift_labels is None else shift_labels
+            num_labels = (targets != IGNORED_LABEL).sum()
             loss = lm_loss = self.loss_function(
-                logits, labels, vocab_size=logits.shape[-1], num_items_in_batch=num_labels.clamp(min=1)
-            )
+                logits, labels, vocab_size=logits.shape[-1], num_items_in_batch=num_labels.clamp(min=1),
+                shift_labels=shift_labels,
+            )  # fmt: skip
             if outputs.text_embeds is not None and outputs.vision_embeds is not None:
                 contrastive = self._contrastive_loss(outputs.vision_embeds, outputs.text_embeds)
                 loss = lm_loss + self.config.contrastive_weight * contrastive

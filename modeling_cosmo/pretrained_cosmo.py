@@ -1,10 +1,12 @@
 """What transformers needs to know about every CosMo model: capabilities, initialisation, checkpointing."""
 
 import copy
+from collections.abc import Callable
 from typing import Any, Self
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -62,19 +64,36 @@ class CosmoPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def initialize_weights(self) -> None:
-        """Gated blocks first: they stand inside the language model, which would initialise them by its own rules."""
+        """Gated blocks first: they stand inside the language model, which would initialise them by its own rules.
+
+        Then the towers, each as a model of the library: as parts of custom code, modules that initialise their
+        children's parameters but have none of their own would be passed over.
+        """
         for module in self.modules():
             block = gated_block(module)
             for part in () if block is None else block.modules():
                 self._initialize_weights(part, self.is_custom_code())
+        for child in self.children():
+            if isinstance(child, PreTrainedModel):
+                child.initialize_weights()
         super().initialize_weights()
 
-    def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
-        """Checkpoint the wrappers, not again the stock layers inside them."""
-        super()._set_gradient_checkpointing(*args, **kwargs)
-        for module in self.modules():
-            if isinstance(layer := module._modules.get("decoder_layer"), GradientCheckpointingLayer):
-                layer.gradient_checkpointing = False
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Any = checkpoint, every_n_layers: int = 1
+    ) -> None:
+        """Checkpoint the wrappers, and not once more the stock layers inside them, which do not count as layers."""
+        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func)
+        stock = {layer for module in self.modules() if (layer := module._modules.get("decoder_layer")) is not None}
+        for layer in stock:
+            vars(layer)["_gradient_checkpointing_func"] = _call_directly
+        own = (module for module in self.modules() if isinstance(module, GradientCheckpointingLayer))
+        for index, layer in enumerate(layer for layer in own if layer not in stock):
+            layer.gradient_checkpointing = enable and index % every_n_layers == 0
+
+
+def _call_directly(function: Callable[..., Any], *args: Any) -> Any:
+    """In place of a checkpoint, in a layer whose wrapper is recomputed as a whole."""
+    return function(*args)
 
 
 def _sparing_new_parts(quantization_config: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 
-def encode_patches(tower: Any, pixel_values: torch.Tensor, patch_tokens: str) -> torch.Tensor:
+def encode_patches(tower: Any, pixel_values: torch.Tensor, patch_tokens: str, **kwargs: Any) -> Any:
     """Patch tokens of each picture, without the class token.
 
     Args:
@@ -16,16 +16,16 @@ def encode_patches(tower: Any, pixel_values: torch.Tensor, patch_tokens: str) ->
             which normalises it already.
         pixel_values: shape `(N, 3, height, width)`.
         patch_tokens: `before_ln_post` or `after_ln_post`; see the config.
+        kwargs: handed on to the tower, such as `output_hidden_states`.
 
     Returns:
-        Shape `(N, P, D)`.
+        The tower's output, its `last_hidden_state` the patch tokens of shape `(N, P, D)`.
     """
-    states = tower(pixel_values=pixel_values.to(tower.dtype)).last_hidden_state
+    outputs = tower(pixel_values=pixel_values.to(tower.dtype), **kwargs)
     if hasattr(tower.embeddings, "class_embedding"):
-        states = states[:, 1:]
-        if patch_tokens == "after_ln_post":
-            states = tower.post_layernorm(states)
-    return states
+        patches = outputs.last_hidden_state[:, 1:]
+        outputs.last_hidden_state = tower.post_layernorm(patches) if patch_tokens == "after_ln_post" else patches
+    return outputs
 
 
 def check_patch_tokens(tower: Any, patch_tokens: str) -> None:
