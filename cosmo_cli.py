@@ -8,9 +8,13 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+
+if TYPE_CHECKING:
+    from demo.engine import Captioner
 
 
 app = typer.Typer(
@@ -139,12 +143,9 @@ def caption(
     files: Annotated[list[Path], typer.Argument(help="Clips and pictures.")],
 ) -> None:
     """Caption clips and pictures: one line each, the file and the caption with a tab between."""
-    from demo.engine import Captioner, check_model_name
     from demo.media import read_medium
-    from modeling_cosmo import CosmoForConditionalGeneration, CosmoProcessor
 
-    check_model_name(model)
-    captioner = Captioner(CosmoForConditionalGeneration.from_pretrained(model), CosmoProcessor.from_pretrained(model))
+    captioner = _load_captioner(model)
     num_unread = 0
     for file in files:
         try:
@@ -155,6 +156,44 @@ def caption(
             continue
         typer.echo(f"{file}\t{captioner.caption(medium)}")
     if num_unread:
+        raise typer.Exit(1)
+
+
+@app.command()
+def retrieve(
+    index: Annotated[
+        Path, typer.Option(help="The saved index; made where there is none. Or the folder of pictures and videos.")
+    ],
+    query: Annotated[str, typer.Option(help="What to look for, worded like the captions of the model's training.")],
+    folder: Annotated[
+        Path | None, typer.Argument(help="Pictures and videos, with subfolders; an index remembers its own.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A saved model folder, or a repository; an index remembers its own.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many results.")] = 10,
+) -> None:
+    """Find pictures and clips by a sentence: one line each, cosine, file and part in seconds with tabs between.
+
+    New and changed files are embedded first, and kept in the index. The first time:
+    cosmo retrieve PHOTOS --model MODEL --index INDEX --query TEXT; then --index and --query are enough.
+    """
+    from demo.saved_index import find_place, load_index, save_index
+
+    place = find_place(index, folder, model)
+    media = load_index(_load_captioner(place.model), place)
+    if place.folder.is_dir():
+        unread = media.update(save=lambda: save_index(media, place), progress=True)
+    else:
+        unread = [f"{place.folder} is not there: searching what was indexed of it"]
+    for line in unread:
+        _complain(line)
+    if not media.clips:
+        raise ValueError(f"{place.folder} holds no readable pictures or videos")
+    for found in media.search(query, top):
+        part = "" if found.span is None else f"\t{found.span[0]:.2f}-{found.span[1]:.2f}"
+        typer.echo(f"{found.cosine:.4f}\t{_on_one_line(found.path)}{part}")
+    if unread:
         raise typer.Exit(1)
 
 
@@ -210,6 +249,23 @@ def demo(
     from demo.app import serve
 
     serve(model, port=port, clips=clips)
+
+
+def _load_captioner(model: str) -> "Captioner":
+    """A saved model, run by this project's code instead of the folder's."""
+    from demo.engine import Captioner, check_model_name
+    from modeling_cosmo import CosmoForConditionalGeneration, CosmoProcessor
+
+    check_model_name(model)
+    return Captioner(CosmoForConditionalGeneration.from_pretrained(model), CosmoProcessor.from_pretrained(model))
+
+
+def _on_one_line(path: str) -> str:
+    """A path with line breaks, tabs, backslashes and bytes that are no text written as in a Python string."""
+    return "".join(
+        letter if letter.isprintable() and letter != "\\" else letter.encode("unicode_escape").decode()
+        for letter in path
+    )
 
 
 def _explain(error: Exception) -> str | None:

@@ -8,7 +8,6 @@ Without arguments the environment variables COSMO_MODEL and COSMO_CLIPS are read
 import argparse
 import os
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,19 +21,18 @@ import gradio as gr
 
 if TYPE_CHECKING or __package__:
     from demo.cards import CSS, Card, cards_html, strip_html
-    from demo.engine import Captioner, ClipIndex, Demonstration
-    from demo.media import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Limits, Medium, frame_strip, read_medium, read_parts
+    from demo.engine import Captioner, Demonstration
+    from demo.media import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Limits, Medium, frame_strip, read_medium
+    from demo.shown_clips import ShownClips
 else:
     from cards import CSS, Card, cards_html, strip_html
-    from engine import Captioner, ClipIndex, Demonstration
-    from media import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Limits, Medium, frame_strip, read_medium, read_parts
+    from engine import Captioner, Demonstration
+    from media import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Limits, Medium, frame_strip, read_medium
+    from shown_clips import ShownClips
 
 
 MAX_QUEUE = 16
 """People waiting; the next one is told that the page is busy."""
-MAX_INDEXED_FILES = 500
-INDEX_PART_S = 4.0
-"""Videos are searched in parts of at most this length, in seconds, where nothing beside them says where clips end."""
 NUM_RESULTS = 12
 SESSION_S = 3600
 """Uploads and examples are forgotten after this time, in seconds."""
@@ -45,7 +43,7 @@ THEME = gr.themes.Soft(
 )
 
 
-def build_page(captioner: Captioner, index: ClipIndex | None, limits: Limits) -> gr.Blocks:
+def build_page(captioner: Captioner, index: ShownClips | None, limits: Limits) -> gr.Blocks:
     """The page over a loaded model.
 
     Args:
@@ -68,7 +66,7 @@ def build_page(captioner: Captioner, index: ClipIndex | None, limits: Limits) ->
     return page
 
 
-def _caption_tab(captioner: Captioner, index: ClipIndex | None, limits: Limits) -> None:
+def _caption_tab(captioner: Captioner, index: ShownClips | None, limits: Limits) -> None:
     def run(path: str | None) -> Iterator[tuple[Any, str]]:
         if path is None:
             yield "", ""
@@ -140,7 +138,7 @@ def _few_shot_tab(captioner: Captioner, limits: Limits) -> None:
     _on(again.click, run, [file, examples], [strip, answer])
 
 
-def _search_tab(index: ClipIndex | None, limits: Limits) -> None:
+def _search_tab(index: ShownClips | None, limits: Limits) -> None:
     if index is None:
         gr.Markdown("No clips to search: start the demo with `--clips FOLDER`.")
         return
@@ -153,7 +151,7 @@ def _search_tab(index: ClipIndex | None, limits: Limits) -> None:
 
     with gr.Row():
         query = gr.Textbox(
-            label=f"Search {len(index.names)} clips",
+            label=f"Search {len(index)} clips",
             placeholder="what happens in the clip?",
             max_length=limits.max_text_chars,
             max_lines=1,
@@ -221,32 +219,6 @@ def _examples(shown: list[Demonstration]) -> str:
     return cards_html(cards, "No examples yet: the caption is made without any.")
 
 
-def index_folder(captioner: Captioner, folder: Path) -> ClipIndex:
-    """Reads and embeds the videos of a folder and its subfolders, telling of those that cannot be read.
-
-    Raises:
-        ValueError: The folder is missing or holds no readable video.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"--clips {folder} is no folder")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
-    if len(files) > MAX_INDEXED_FILES:
-        print(f"{folder} holds {len(files)} videos; the first {MAX_INDEXED_FILES} can be searched", flush=True)
-
-    def parts() -> Iterator[Medium]:
-        for file in files[:MAX_INDEXED_FILES]:
-            try:
-                yield from read_parts(file, captioner.num_frames, INDEX_PART_S)
-            except ValueError as error:
-                print(f"left out: {error}", file=sys.stderr, flush=True)
-
-    print(f"reading {min(len(files), MAX_INDEXED_FILES)} videos of {folder} for the search", flush=True)
-    index = ClipIndex(captioner, parts())
-    if not index.names:
-        raise ValueError(f"--clips {folder} holds no readable video")
-    return index
-
-
 def check_port_is_free(port: int) -> None:
     """Refuses a port that something listens on already.
 
@@ -267,7 +239,7 @@ def serve(model: str, *, port: int | None = None, clips: Path | None = None) -> 
     Args:
         model: A saved model folder or a repository of the Hub; its code is run.
         port: Where to serve; None: the first free one from 7860 on.
-        clips: A folder of videos for the search.
+        clips: A folder of videos and pictures for the search.
 
     Raises:
         OSError: The port is taken, or the model cannot be found.
@@ -277,7 +249,7 @@ def serve(model: str, *, port: int | None = None, clips: Path | None = None) -> 
         check_port_is_free(port)  # before the model is loaded
     captioner = Captioner.load(model)
     limits = Limits()
-    page = build_page(captioner, index_folder(captioner, clips) if clips else None, limits)
+    page = build_page(captioner, ShownClips(captioner, clips) if clips else None, limits)
     page.queue(max_size=MAX_QUEUE, default_concurrency_limit=1, api_open=False)
     _, url, _ = page.launch(
         server_port=port,
@@ -299,7 +271,9 @@ def main() -> None:
     """Reads arguments or environment, and serves."""
     parser = argparse.ArgumentParser(description="CosMo's demo")
     parser.add_argument("--model", default=os.environ.get("COSMO_MODEL"), help="model folder or repository")
-    parser.add_argument("--clips", type=Path, default=os.environ.get("COSMO_CLIPS"), help="folder of videos to search")
+    parser.add_argument(
+        "--clips", type=Path, default=os.environ.get("COSMO_CLIPS"), help="folder to search: videos, pictures"
+    )
     parser.add_argument("--port", type=int)
     arguments = parser.parse_args()
     if not arguments.model:

@@ -1,32 +1,28 @@
-"""What the page does with the model: captions, captions after demonstrations, search by text.
+"""What the page does with the model: captions, captions after demonstrations, embeddings for the search.
 
 Only the public face of a saved model is used, so that any CosMo folder or repository works, with or without the
 project installed.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
+from torch.nn import functional
 from transformers import AutoModelForImageTextToText, AutoProcessor, StoppingCriteria, TextIteratorStreamer
 
 
 if TYPE_CHECKING or __package__:
-    from demo.media import Medium, frame_strip
+    from demo.media import Medium
 else:
-    from media import Medium, frame_strip
+    from media import Medium
 
 
 MAX_NEW_TOKENS = 48
-EMBED_BATCH = 16
-MAX_SAMPLES = 48
-"""Clips of the index that are kept whole, to be tried out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +99,7 @@ class Captioner:
     def embed_media(self, media: Sequence[Medium]) -> torch.Tensor:
         """Embeddings of media in the shared space, unit length: (N, E), on the CPU."""
         inputs = self.processor(videos=[[list(medium.frames)] for medium in media], return_tensors="pt")
-        return self.model.get_video_features(**inputs.to(self.model.device)).pooler_output.float().cpu()
+        return _unit(self.model.get_video_features(**inputs.to(self.model.device)).pooler_output)
 
     @torch.inference_mode()
     def embed_text(self, text: str) -> torch.Tensor:
@@ -113,7 +109,12 @@ class Captioner:
         """
         inputs = self.processor.tokenizer(self.processor.interleave([text]), return_tensors="pt").to(self.model.device)
         features = self.model.get_text_features(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-        return features.pooler_output[0].float().cpu()
+        return _unit(features.pooler_output[0])
+
+
+def _unit(embeddings: torch.Tensor) -> torch.Tensor:
+    """In float32 on the CPU; what bfloat16 calls unit length is off by up to half a percent."""
+    return functional.normalize(embeddings.float(), dim=-1).cpu()
 
 
 def check_model_name(path_or_id: str) -> None:
@@ -124,45 +125,6 @@ def check_model_name(path_or_id: str) -> None:
     """
     if not Path(path_or_id).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", path_or_id):
         raise FileNotFoundError(f"no model at {path_or_id}: expected a saved folder, or a repository as owner/name")
-
-
-class ClipIndex:
-    """Clips with their embeddings, searched by a sentence's.
-
-    Of the clips themselves only small pictures are kept, but for the first few (`samples`).
-
-    Args:
-        captioner: Makes the embeddings.
-        media: The clips, in a fixed order; read as they are needed.
-    """
-
-    def __init__(self, captioner: Captioner, media: Iterable[Medium]) -> None:
-        self.captioner = captioner
-        self.names: list[str] = []
-        self.strips: list[Image.Image] = []
-        self.samples: list[Medium] = []
-        rows = []
-        for batch in _batches(media, EMBED_BATCH):
-            rows.append(captioner.embed_media(batch))
-            self.names += [medium.name for medium in batch]
-            self.samples += batch[: MAX_SAMPLES - len(self.samples)]
-            self.strips += [frame_strip(medium, height_px=120, max_frames=3) for medium in batch]
-        self.embeddings = torch.cat(rows) if rows else torch.empty(0, 0)  # (N, E)
-
-    def search(self, text: str, num_results: int) -> list[tuple[Image.Image, str, float]]:
-        """The nearest clips, nearest first: frames in a strip, the clip's name, its cosine similarity."""
-        similarities = self.embeddings @ self.captioner.embed_text(text)  # (N,)
-        best = similarities.topk(min(num_results, len(self.names)))
-        return [
-            (self.strips[index], self.names[index], value)
-            for value, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        ]
-
-
-def _batches(media: Iterable[Medium], size: int) -> Iterator[list[Medium]]:
-    iterator = iter(media)
-    while batch := list(islice(iterator, size)):
-        yield batch
 
 
 class _Generation(Thread):

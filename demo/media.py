@@ -1,7 +1,7 @@
 """Reading what a person drops on the page: a clip or picture becomes a few frames, or one clear line says why not."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ class Medium:
     """File name, with the stretch of it where it is a part."""
     frames: tuple[Image.Image, ...]
     """RGB frames in the order of time; one for a picture."""
+    span: Span | None = None
+    """Which part of its file this is; None: all of it."""
 
 
 def read_medium(path: Path, num_frames: int, limits: Limits | None) -> Medium:
@@ -63,11 +65,14 @@ def read_medium(path: Path, num_frames: int, limits: Limits | None) -> Medium:
     picture = _read_picture(path, limits)
     if picture is not None:
         return Medium(name=path.name, frames=(picture,))
-    return _read_spans(path, num_frames, limits, lambda duration_s: [(0.0, duration_s)])[0]
+    [medium] = _read_spans(path, num_frames, limits, lambda duration_s: [(0.0, duration_s)])
+    return medium
 
 
-def read_parts(path: Path, num_frames: int, part_s: float) -> list[Medium]:
+def read_parts(path: Path, num_frames: int, part_s: float) -> Iterator[Medium]:
     """Reads a video of one's own as its clips: those that a JSON file beside it names, else parts of equal length.
+
+    Parts come as they are decoded, in the order of their begin, so that no more than overlapping ones are in memory.
 
     Args:
         path: A video file; `NAME.json` beside it may hold a list `clips` or `steps` of `{"start_s", "end_s"}`, as the
@@ -85,7 +90,7 @@ def read_parts(path: Path, num_frames: int, part_s: float) -> list[Medium]:
         step_s = duration_s / num_parts
         return spans or [(part * step_s, (part + 1) * step_s) for part in range(num_parts)]
 
-    return _read_spans(path, num_frames, None, split)
+    yield from _read_spans(path, num_frames, None, split)
 
 
 def _spans_beside(path: Path) -> list[Span]:
@@ -102,29 +107,43 @@ def _spans_beside(path: Path) -> list[Span]:
 
 def _read_spans(
     path: Path, num_frames: int, limits: Limits | None, split: Callable[[float], list[Span]]
-) -> list[Medium]:
+) -> Iterator[Medium]:
     """The middle frames of `num_frames` equal parts of each span; `split` is told the video's length in seconds."""
     av = _import_av()
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise ValueError(f"{path.name} has sound but no picture")
-            spans = split(_duration_s(container, path, limits))
-            times_s = [
-                start_s + (part + 0.5) * (end_s - start_s) / num_frames
-                for start_s, end_s in spans
-                for part in range(num_frames)
-            ]
-            frames = _frames_at(container, times_s)
+            spans = sorted(split(_duration_s(container, path, limits)))
+            num_read = 0
+            for span, frames in _frames_of_spans(container, spans, num_frames):
+                name = f"{path.name} {_clock(span[0])}-{_clock(span[1])}" if len(spans) > 1 else path.name
+                yield Medium(name=name, frames=tuple(frames), span=span if len(spans) > 1 else None)
+                num_read += 1
     except av.error.FFmpegError as error:
         raise ValueError(f"{path.name} cannot be read as a video or picture ({error.strerror})") from None
-    if not frames:
+    if num_read == 0:
         raise ValueError(f"{path.name} holds no frames")
-    names = [f"{path.name} {_clock(start_s)}-{_clock(end_s)}" for start_s, end_s in spans]
-    return [
-        Medium(name=name if len(spans) > 1 else path.name, frames=tuple(frames[part * num_frames :][:num_frames]))
-        for part, name in enumerate(names)
-    ]
+
+
+def _frames_of_spans(
+    container: Any, spans: Sequence[Span], num_frames: int
+) -> Iterator[tuple[Span, list[Image.Image]]]:
+    """Each span with its frames, in order; the video is decoded once, forward."""
+    wanted = sorted(
+        (start_s + (index + 0.5) * (end_s - start_s) / num_frames, part)
+        for part, (start_s, end_s) in enumerate(spans)
+        for index in range(num_frames)
+    )
+    collected: list[list[Image.Image]] = [[] for _ in spans]
+    next_part = 0
+    shown = _frames_at(container, [time_s for time_s, _ in wanted])
+    for (_, part), frame in zip(wanted, shown, strict=False):  # no frames at all: nothing is shown
+        collected[part].append(frame)
+        while next_part < len(spans) and len(collected[next_part]) == num_frames:
+            yield spans[next_part], collected[next_part]
+            collected[next_part] = []
+            next_part += 1
 
 
 def frame_strip(medium: Medium, height_px: int = 160, max_frames: int = 6) -> Image.Image:
@@ -176,25 +195,24 @@ def _duration_s(container: Any, path: Path, limits: Limits | None) -> float:
     return duration_s
 
 
-def _frames_at(container: Any, times_s: Sequence[float]) -> list[Image.Image]:
-    """What a viewer sees at each time, counted from the first frame; past the end that is the last frame."""
+def _frames_at(container: Any, times_s: Sequence[float]) -> Iterator[Image.Image]:
+    """What a viewer sees at each of ascending times, counted from the first frame; past the end the last frame."""
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
-    order = sorted(range(len(times_s)), key=times_s.__getitem__)
-    found: dict[int, Image.Image] = {}
+    position = 0
     shown, origin_s = None, None
     for frame in container.decode(stream):
         frame_s = frame.time if frame.time is not None else 0.0
         origin_s = frame_s if origin_s is None else origin_s
-        while shown is not None and len(found) < len(order) and times_s[order[len(found)]] < frame_s - origin_s - 1e-6:
-            found[order[len(found)]] = _shrink(shown.to_image())
-        if len(found) == len(order):
-            break
+        while shown is not None and position < len(times_s) and times_s[position] < frame_s - origin_s - 1e-6:
+            yield _shrink(shown.to_image())
+            position += 1
+        if position == len(times_s):
+            return
         shown = frame
-    if shown is None:
-        return []
-    last = _shrink(shown.to_image())
-    return [found.get(index, last) for index in range(len(order))]
+    if shown is not None:
+        last = _shrink(shown.to_image())
+        yield from [last] * (len(times_s) - position)
 
 
 def _check_size(name: str, size: tuple[int, int], limits: Limits | None) -> None:

@@ -27,7 +27,7 @@ def test_a_clip_shorter_than_the_frames_asked_for_repeats_some(tmp_path):
 
 
 def test_parts_cover_the_video_in_order(clip):
-    parts = read_parts(clip, 2, 1.3)  # 3 s: three parts of 1 s
+    parts = list(read_parts(clip, 2, 1.3))  # 3 s: three parts of 1 s
     assert [part.name for part in parts] == [
         "grey.mp4 0:00.0-0:01.0",
         "grey.mp4 0:01.0-0:02.0",
@@ -41,12 +41,21 @@ def test_a_json_file_beside_a_video_names_its_clips(tmp_path, clip):
     video.write_bytes(clip.read_bytes())
     spans = [{"start_s": 1.6, "end_s": 2.4}, {"start_s": 0.0, "end_s": 2.0}]  # neither in order nor apart
     video.with_suffix(".json").write_text(json.dumps({"steps": spans}))
-    parts = read_parts(video, 2, 1.0)
-    assert [part.name for part in parts] == ["told.mp4 0:01.6-0:02.4", "told.mp4 0:00.0-0:02.0"]
-    assert [frame_numbers(part) for part in parts] == [[18, 22], [5, 15]]
+    parts = list(read_parts(video, 2, 1.0))
+    assert [part.name for part in parts] == ["told.mp4 0:00.0-0:02.0", "told.mp4 0:01.6-0:02.4"]
+    assert [part.span for part in parts] == [(0.0, 2.0), (1.6, 2.4)]
+    assert [frame_numbers(part) for part in parts] == [[5, 15], [18, 22]]
     video.with_suffix(".json").write_text('{"steps": [{"from": 1}]}')
     with pytest.raises(ValueError, match=r"told\.json holds no clips"):
-        read_parts(video, 2, 1.0)
+        list(read_parts(video, 2, 1.0))
+
+
+def test_a_part_comes_as_soon_as_it_is_decoded(clip, monkeypatch):
+    converted = []
+    monkeypatch.setattr("demo.media._shrink", lambda picture: converted.append(picture) or picture)
+    parts = read_parts(clip, 2, 0.5)
+    next(parts)
+    assert len(converted) == 2, "of twelve frames"
 
 
 def test_a_picture_is_one_upright_frame(tmp_path):
