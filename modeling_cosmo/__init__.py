@@ -6,12 +6,13 @@ copy of this code.
 
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
+from .collator_cosmo import CosmoDataCollator
 from .configuration_cosmo import CosmoConfig
 from .modeling_cosmo import CosmoForConditionalGeneration, CosmoModel
 from .processing_cosmo import CosmoProcessor
 
 
-__all__ = ["CosmoConfig", "CosmoForConditionalGeneration", "CosmoModel", "CosmoProcessor"]
+__all__ = ["CosmoConfig", "CosmoDataCollator", "CosmoForConditionalGeneration", "CosmoModel", "CosmoProcessor"]
 
 AutoConfig.register(CosmoConfig.model_type, CosmoConfig, exist_ok=True)
 AutoModel.register(CosmoConfig, CosmoModel, exist_ok=True)

@@ -69,7 +69,7 @@ class CosmoModel(CosmoPreTrainedModel):
         self.language_model.set_input_embeddings(value)
 
     def _build_new_tokens(self) -> CosmoNewTokens:
-        width = self.get_input_embeddings().weight.shape[1]
+        width = cast(nn.Embedding, self.get_input_embeddings()).embedding_dim
         return CosmoNewTokens(self.config.new_token_ids, width, tied=bool(self.config.tie_word_embeddings))
 
     def freeze_towers(self) -> None:
@@ -402,15 +402,18 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
         self.model.freeze_towers()
         self.lm_head.requires_grad_(False)
 
-    def save_pretrained(
-        self, save_directory: Any, *args: Any, state_dict: dict[str, Any] | None = None, **kwargs: Any
+    def save_pretrained(  # type: ignore[override]  # the rest of the arguments is handed on
+        self, save_directory: Any, is_main_process: bool = True, state_dict: Any = None, **kwargs: Any
     ) -> None:
         """As every model of transformers; trained embeddings of new tokens are written into the table."""
         if self.model.new_tokens is not None:
-            tables = self._tied_weights_keys["lm_head.weight"], "lm_head.weight"
-            names = (self.state_dict() if state_dict is None else state_dict), "model.new_tokens."
-            state_dict = self.model.new_tokens.add_into(*names, *tables)
-        super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
+            state_dict = self.model.new_tokens.add_into(
+                self.state_dict() if state_dict is None else state_dict,
+                prefix="model.new_tokens.",
+                table=self._tied_weights_keys["lm_head.weight"],
+                head="lm_head.weight",
+            )
+        super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
 
     def encode_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """See `CosmoModel.encode_frames`."""

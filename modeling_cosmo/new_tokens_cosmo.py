@@ -1,9 +1,9 @@
 """Trains the embeddings of CosMo's own tokens while the token table stays frozen.
 
 Frozen embeddings of the new tokens cost OpenFlamingo's small models most of their score (arXiv:2308.01390: VQAv2
-17.6 -> 5.5 at 0 shots). A masked gradient on the whole table would leave its other rows to weight decay, and would keep
-a gradient and two moments of the table's size. Here the change of the new rows is a parameter of its own, added where
-the frozen table and the head are read; saving adds it into the table (docs/decisions/0003).
+17.6 -> 5.5 at 0 shots). A masked gradient on the whole table would leave its other rows to weight decay, and would
+keep a gradient and two moments of the table's size. Here the change of the new rows is a parameter of its own, added
+where the frozen table and the head are read; saving adds it into the table (docs/decisions/0003).
 Shape letters: R text rows, L text length, K new tokens, D_t width of the language model.
 """
 

@@ -50,6 +50,10 @@ class CosmoPreTrainedModel(PreTrainedModel):
         if self.config.freeze_towers:
             self.freeze_towers()
 
+    def freeze_towers(self) -> None:
+        """See the models."""
+        raise NotImplementedError
+
     def trainable_parts(self) -> TrainableParts:
         """Part of the model -> (parameters that train, all its parameters); `print` shows a table."""
         return count_trainable(self)

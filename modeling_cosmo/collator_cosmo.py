@@ -1,0 +1,34 @@
+"""Makes a batch for training of samples as they stand in a data set: words and media."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+
+class CosmoDataCollator:
+    """The `data_collator` of a `Trainer` whose data set yields texts and media; all text trains.
+
+    Give the `Trainer` `remove_unused_columns=False`: it knows the model's inputs only, not the columns they come from.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+
+    def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Prepare a batch, padded on the right.
+
+        Args:
+            samples: each with `text`, which has a `<visual>` for every medium, and with `images`, `videos` or both:
+                lists of media as `CosmoProcessor` takes them.
+
+        Returns:
+            What the processor gives, and `labels` (B, L): padding, placeholders and the first token do not count.
+
+        Raises:
+            ValueError: if placeholders and media of a sample differ in number, or a medium cannot be read.
+        """
+        kinds = [kind for kind in ("images", "videos") if any(sample.get(kind) is not None for sample in samples)]
+        media = {kind: [sample.get(kind) or [] for sample in samples] for kind in kinds}
+        batch = dict(self.processor(text=[sample["text"] for sample in samples], **media, padding_side="right"))
+        return batch | {"labels": self.processor.build_labels(batch["input_ids"], batch["attention_mask"])}

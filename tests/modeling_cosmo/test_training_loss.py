@@ -1,0 +1,88 @@
+"""`Trainer` weighs losses alike however a batch is cut into parts and spread over processes."""
+
+import pytest
+import torch
+from transformers import Trainer
+
+from modeling_cosmo import CosmoDataCollator
+from tests.modeling_cosmo.trainer_step import (
+    CASES,
+    arguments,
+    gradients_of_a_step,
+    run_processes,
+    samples,
+    tiny_model,
+    tiny_processor,
+)
+
+
+def assert_close(found, expected):
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        # float32; another order of sums: some 1e-6 of the largest entry. A part that weighs wrongly shows as 0.1.
+        scale = float(gradient.abs().max())
+        assert torch.allclose(found[name], gradient, rtol=1e-4, atol=1e-5 * scale + 1e-10), name
+
+
+def test_the_collator_gives_inputs_and_labels():
+    processor = tiny_processor()
+    batch = CosmoDataCollator(processor)([*samples()[:2], {"text": "the sea"}])
+    visual, end = (processor.tokenizer.convert_tokens_to_ids(token) for token in ("<visual>", "<|endofchunk|>"))
+    assert batch["input_ids"][:, 0].tolist()[:2] == [visual, visual], "padding stands on the right"
+    counted = batch["labels"] != -100
+    assert torch.equal(batch["labels"][counted], batch["input_ids"][counted])
+    assert torch.equal(counted, (batch["attention_mask"] == 1) & (batch["input_ids"] != visual))
+    assert (batch["labels"] == end).sum() == 1
+    assert batch["media_mask"].tolist() == [[[True]], [[True]], [[False]]]
+
+
+def test_parts_of_a_batch_weigh_by_their_labels(tmp_path):
+    """Two parts with unequal numbers of labels give the gradient of the whole batch's mean over labels."""
+    assert_close(gradients_of_a_step(tmp_path, 2, 2, False), gradients_of_a_step(tmp_path, 4, 1, False))
+
+
+def test_the_contrastive_loss_counts_once_under_accumulation(tmp_path):
+    """Its gradient is a mean over the parts. Counted once a part it would be twice that; `Trainer` gives no hint."""
+    parts = []
+    both, lm_alone = gradients_of_a_step(tmp_path, 2, 2, True, parts), gradients_of_a_step(tmp_path, 2, 2, False)
+    model = tiny_model(tiny_processor())
+    shares = torch.tensor([float((part["labels"][:, 1:] != -100).sum()) for part in parts])
+    for part, share in zip(parts, shares / shares.sum(), strict=True):
+        (share * model.train()(**part).contrastive_loss).backward()
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            expected, found = parameter.grad, both[name] - lm_alone.get(name, 0.0)
+            # a difference of two gradients: float32 rounding of the larger
+            assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(both[name].abs().max()) + 1e-9), name
+
+
+def test_a_part_without_labels_adds_nothing():
+    """As when a long prompt is masked: neither a gradient nor a NaN."""
+    processor = tiny_processor()
+    batch = CosmoDataCollator(processor)(samples()[:2])
+    batch["labels"] = torch.full_like(batch["labels"], -100)
+    model = tiny_model(processor)
+    out = model(**batch, num_items_in_batch=torch.tensor(9))
+    out.loss.backward()
+    assert out.loss.item() == 0.0
+    assert all(not p.grad.any() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.timeout(300)
+def test_two_processes_equal_one_with_the_whole_batch(tmp_path):
+    """Two processes of two rows, of one row twice, for either loss, against one process with four rows."""
+    run_processes("tests.modeling_cosmo.trainer_step", tmp_path, *CASES)
+    whole = {contrastive: gradients_of_a_step(tmp_path, 4, 1, contrastive) for contrastive in (True, False)}
+    for case, (_, _, contrastive) in CASES.items():
+        for rank in range(2):
+            found = torch.load(tmp_path / f"{case}-{rank}.pt", weights_only=True)
+            assert_close({name.removeprefix("module."): grad for name, grad in found.items()}, whole[contrastive])
+
+
+def test_evaluation_reports_the_mean_over_labels(tmp_path):
+    processor = tiny_processor()
+    model, collate = tiny_model(processor), CosmoDataCollator(processor)
+    trainer = Trainer(model, arguments(tmp_path, per_device_eval_batch_size=4), data_collator=collate)
+    with torch.no_grad():
+        expected = model.eval()(**collate(samples())).loss.item()
+    assert trainer.evaluate(samples())["eval_loss"] == pytest.approx(expected, rel=1e-5)
