@@ -7,23 +7,27 @@ from os import PathLike
 from typing import Any, Self
 
 import torch
-from PIL import Image
-from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, CLIPImageProcessorPil, ProcessorMixin
+import transformers
+from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers.processing_utils import TextKwargs
+from transformers.utils.import_utils import is_torchvision_available
 
-from .media_inputs_cosmo import Frames, load_frames, pair_media
-from .tokens_cosmo import ADDED_TOKENS, END_OF_CHUNK, IGNORED_LABEL, PADDING, VISUAL
+from .chat_cosmo import CHAT_TEMPLATE, media_of_chats
+from .configuration_cosmo import CosmoConfig
+from .frames_cosmo import Frame, FrameReader
+from .media_inputs_cosmo import pair_media
+from .tokens_cosmo import ADDED_TOKENS, END_OF_CHUNK, PADDING, VISUAL
 
 
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] %}"
-    "{% if part['type'] in ('image', 'video') %}" + VISUAL + "{% else %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}{% endif %}"
-    "{% if message['role'] == 'assistant' %}" + END_OF_CHUNK + "{% endif %}"
-    "{% endfor %}"
-)
-"""The few-shot form: each medium before its text, each answer closed as the end of a chunk."""
+IGNORED_LABEL = -100
+AUTO_MAP = {"AutoProcessor": "processing_cosmo.CosmoProcessor"}
+"""Where a saved folder's own code stands."""
+HUB_OPTIONS = ("cache_dir", "local_files_only", "token", "revision", "subfolder")
+"""Arguments of `from_pretrained` that say where files come from."""
+VIDEO_OPTIONS = ("num_frames", "do_sample_frames")
+"""What can be said about videos alone; their frames are prepared as pictures are."""
+UNKNOWN_VIDEO_OPTIONS = ("fps", "video_metadata", "return_metadata")
+"""Options of the library's video processors that would change nothing here."""
 
 
 class CosmoProcessor(ProcessorMixin):
@@ -36,12 +40,17 @@ class CosmoProcessor(ProcessorMixin):
         chat_template: Jinja template of `apply_chat_template`.
     """
 
+    text_kwargs = TextKwargs(padding=True, return_token_type_ids=False)
+
     def __init__(
         self, image_processor: Any = None, tokenizer: Any = None, num_frames: int = 3, chat_template: str | None = None
     ) -> None:
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
         self._untrained_tokens: tuple[str, ...] = ()
+        self.auto_map = dict(AUTO_MAP)
         self.num_frames = num_frames
+        if num_frames < 1:
+            raise ValueError(f"num_frames is {num_frames}; it must be at least 1")
         missing = [token for token in (VISUAL, END_OF_CHUNK) if token not in tokenizer.get_vocab()]
         if missing:
             raise ValueError(f"the tokenizer lacks {' and '.join(missing)}: build it with CosmoProcessor.from_towers")
@@ -51,8 +60,8 @@ class CosmoProcessor(ProcessorMixin):
         """Join what prepares the inputs of two pretrained towers.
 
         Args:
-            vision: path, id or instance of the image processor; or an instance of the vision model, whose picture size
-                then goes with CLIP's mean and deviation.
+            vision: path or id of a model folder, or an image processor; or an instance of a vision model (CLIP or
+                SigLIP), whose picture size then goes with the usual preparation of its kind.
             text: path, id or instance of the language model's tokenizer; it is changed, not copied.
             num_frames: frames to take from each video file.
         """
@@ -72,6 +81,23 @@ class CosmoProcessor(ProcessorMixin):
         processor._untrained_tokens = tuple(untrained)
         return processor
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike, *args: Any, **kwargs: Any) -> Self:
+        """Load a saved processor; where a CosMo model lies in the same place, compare their special tokens.
+
+        Raises:
+            ValueError: if the ids of the tokenizer are not those of the model's config.
+        """
+        processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+        try:
+            config, _ = CosmoConfig.get_config_dict(pretrained_model_name_or_path, **hub_options)
+        except OSError:  # a processor without a model
+            config = {}
+        if config.get("model_type") == CosmoConfig.model_type:
+            processor.check_config(CosmoConfig.from_dict(config))
+        return processor
+
     def token_ids(self) -> dict[str, int]:
         """Ids that the config must hold, by the names of its fields."""
         tokens = {"visual_token_id": VISUAL, "end_of_chunk_token_id": END_OF_CHUNK}
@@ -79,34 +105,31 @@ class CosmoProcessor(ProcessorMixin):
         return ids | {"pad_token_id": self.tokenizer.pad_token_id}
 
     def check_config(self, config: Any) -> None:
-        """Refuse a model whose special tokens have other ids than this tokenizer's.
+        """Refuse a model whose special tokens have other ids than this tokenizer's, or that knows fewer tokens.
 
         Raises:
-            ValueError: naming the field and both ids.
+            ValueError: naming the field and both ids or numbers.
         """
         for name, token_id in self.token_ids().items():
             if getattr(config, name) != token_id:
                 raise ValueError(f"{name} is {getattr(config, name)} in the config but {token_id} in the tokenizer")
+        num_known = config.text_config.vocab_size
+        if len(self.tokenizer) > num_known:
+            raise ValueError(f"the tokenizer has {len(self.tokenizer)} tokens but the model's vocabulary {num_known}")
 
-    def __call__(
-        self,
-        images: Any = None,
-        text: str | list[str] | None = None,
-        videos: Any = None,
-        return_tensors: str | None = "pt",
-        num_frames: int | None = None,
-        **tokenizer_options: Any,
-    ) -> BatchFeature:
-        """Prepare a batch.
+    def __call__(self, images: Any = None, text: Any = None, videos: Any = None, **kwargs: Any) -> BatchFeature:
+        """Prepare a batch. Every form of input stands in docs/processor.md.
 
         Args:
-            images: pictures of each sample, `[[picture, ...], ...]`: PIL, uint8 array or tensor, path, URL.
+            images: pictures of each sample, `[[picture, ...], ...]`: PIL, uint8 array or tensor (channels first or
+                last), path, URL, base64, bytes of a file, `{"path": ..., "bytes": ...}`.
             text: one text per sample with a `<visual>` for each of its media.
-            videos: videos of each sample in the same form: path, bytes, uint8 frames `(F, 3, height, width)`, or a
-                list of pictures. How pictures and videos of one sample mix: see `pair_media`.
-            return_tensors: only `pt`.
-            num_frames: frames to take from each video file; default: the processor's.
-            tokenizer_options: of the tokenizer's call, such as `padding_side`, `truncation`, `max_length`.
+            videos: videos of each sample in the same form: path, URL, bytes of a file, uint8 frames
+                `(F, 3, height, width)` or `(F, height, width, 3)`, a list of pictures, or
+                `{"path": ..., "start_s": ..., "end_s": ...}`. How pictures and videos mix: see `pair_media`.
+            kwargs: `num_frames` (of each video file; default: the processor's), options of the tokenizer
+                (`padding_side`, `truncation`, `max_length`, ...) and of the image processor (`do_rescale`, ...), flat
+                or as `text_kwargs`, `images_kwargs`, `videos_kwargs`.
 
         Returns:
             `input_ids`, `attention_mask` (B, L); where there are media, `pixel_values` (B, M, F, 3, height, width) and
@@ -116,42 +139,78 @@ class CosmoProcessor(ProcessorMixin):
         Raises:
             ValueError: if placeholders and media of a sample differ in number, or a medium cannot be read.
         """
-        if return_tensors != "pt":
-            raise ValueError(f"return_tensors is {return_tensors!r}; CosMo's media come as torch tensors: use 'pt'")
-        texts = [text] if isinstance(text, str) else text
-        media = pair_media(images, videos, None if texts is None else len(texts))
+        if text is None and images is None and videos is None:
+            raise ValueError("give text, images or videos")
+        options = self._merge_options(kwargs)
         data: dict[str, Any] = {}
-        if texts is not None:
-            options = {"padding": True, "return_token_type_ids": False} | tokenizer_options
-            data |= self.tokenizer(texts, return_tensors="pt", **options)
-            self._check_counts(data["input_ids"], media)
-        num_frames = self.num_frames if num_frames is None else num_frames
-        frames = [
-            [load_frames(kind, medium, num_frames, sample) for kind, medium in of_sample]
-            for sample, of_sample in enumerate(media)
-        ]
-        if any(frames):
-            data |= self._pack(frames)
+        num_placeholders = None
+        if text is not None:
+            texts = _list_of_texts(text)
+            data |= self._tokenize(texts, options["text_kwargs"])
+            num_placeholders = (data["input_ids"] == self.image_token_id).sum(dim=-1).tolist()
+        media = pair_media(images, videos, num_placeholders)
+        if num_placeholders is not None:
+            _check_counts(texts, num_placeholders, [len(of_sample) for of_sample in media])
+        if any(media):
+            reader = self._frame_reader(options["images_kwargs"], options["videos_kwargs"])
+            frames = [_read_sample(reader, sample, of_sample) for sample, of_sample in enumerate(media)]
+            data |= self._pack(frames, options["images_kwargs"])
         return BatchFeature(data)
 
-    def _check_counts(self, input_ids: torch.Tensor, media: list[list[Any]]) -> None:
-        placeholder = self.tokenizer.convert_tokens_to_ids(VISUAL)
-        for sample, (ids, of_sample) in enumerate(zip(input_ids.tolist(), media, strict=True)):
-            if ids.count(placeholder) != len(of_sample):
-                raise ValueError(
-                    f"sample {sample} has {ids.count(placeholder)} {VISUAL} placeholders but {len(of_sample)} media"
-                )
+    def _merge_options(self, kwargs: Any) -> dict[str, dict[str, Any]]:
+        """Options of a call by what they are for, the library's way.
 
-    def _pack(self, frames: list[list[Frames]]) -> dict[str, torch.Tensor]:
+        Raises:
+            ValueError: for what cannot be done.
+        """
+        options = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        for part in ("text_kwargs", "images_kwargs", "videos_kwargs"):
+            if (kind := options[part].pop("return_tensors", "pt")) != "pt":
+                raise ValueError(f"return_tensors is {kind!r}; CosmoProcessor makes torch tensors: use 'pt'")
+        unknown = {name for name in kwargs.get("videos_kwargs", {}) if name not in VIDEO_OPTIONS}
+        unknown |= {name for name in UNKNOWN_VIDEO_OPTIONS if options["videos_kwargs"].get(name) is not None}
+        if unknown:
+            raise ValueError(
+                f"CosmoProcessor has no option {', '.join(sorted(unknown))} for videos alone; it has "
+                f"{', '.join(VIDEO_OPTIONS)} (frames are prepared as pictures are, by images_kwargs)"
+            )
+        return options
+
+    def _tokenize(self, texts: list[str], options: dict[str, Any]) -> dict[str, Any]:
+        ignored = ("return_mm_token_type_ids", "return_text_replacement_offsets")  # a placeholder stays one token
+        options = {name: value for name, value in options.items() if name not in ignored}
+        return self.tokenizer(texts, return_tensors="pt", **options)
+
+    def _frame_reader(self, image_options: dict[str, Any], video_options: dict[str, Any]) -> FrameReader:
+        num_frames = video_options.get("num_frames")
+        num_frames = self.num_frames if num_frames is None else num_frames
+        if num_frames < 1:
+            raise ValueError(f"num_frames is {num_frames}; it must be at least 1")
+        layout = image_options.pop("input_data_format", None)
+        do_rescale = image_options.get("do_rescale")
+        do_rescale = getattr(self.image_processor, "do_rescale", True) if do_rescale is None else do_rescale
+        return FrameReader(
+            image_processor=self.image_processor,
+            num_frames=num_frames,
+            sample_given_frames=bool(video_options.get("do_sample_frames")),
+            is_rescaled=not do_rescale,
+            channels_last=None if layout is None else layout == "channels_last",
+        )
+
+    def _pack(self, frames: list[list[list[Frame]]], options: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Pixels of all frames in one padded tensor, and which of them are real."""
-        pictures: list[Image.Image] = [frame for sample in frames for medium in sample for frame in medium]
-        pixels = self.image_processor(images=pictures, return_tensors="pt")["pixel_values"]  # (frames, 3, h, w)
-        num_media = max(len(sample) for sample in frames)
-        num_frames = max(len(medium) for sample in frames for medium in sample)
+        flat = [frame for of_sample in frames for medium in of_sample for frame in medium]
+        prepared = self.image_processor(flat, input_data_format="channels_first", return_tensors="pt", **options)
+        pixels = prepared["pixel_values"]  # (frames, 3, h, w)
+        num_media = max(len(of_sample) for of_sample in frames)
+        num_frames = max(len(medium) for of_sample in frames for medium in of_sample)
         mask = torch.zeros(len(frames), num_media, num_frames, dtype=torch.bool)
-        for row, sample in enumerate(frames):
-            for slot, medium in enumerate(sample):
+        for row, of_sample in enumerate(frames):
+            for slot, medium in enumerate(of_sample):
                 mask[row, slot, : len(medium)] = True
+        mask = mask.to(pixels.device)
+        if len(flat) == mask.numel():  # nothing to pad: no copy
+            return {"pixel_values": pixels.unflatten(0, mask.shape), "media_mask": mask}
         pixel_values = pixels.new_zeros(*mask.shape, *pixels.shape[1:])
         pixel_values[mask] = pixels
         return {"pixel_values": pixel_values, "media_mask": mask}
@@ -185,27 +244,71 @@ class CosmoProcessor(ProcessorMixin):
         return input_ids.masked_fill(ignored, IGNORED_LABEL)
 
     def _multimodal_inputs_from_conversations(self, conversations: list[Any], *_: Any, **__: Any) -> tuple[Any, ...]:
-        """Media of chats in the order of their parts: `None` holds the place of the other kind."""
-        images: list[list[Any]] = []
-        videos: list[list[Any]] = []
-        for conversation in conversations:
-            contents = [message["content"] for message in conversation if not isinstance(message["content"], str)]
-            parts = [part for content in contents for part in content if part["type"] in ("image", "video")]
-            media = [next(part[key] for key in (part["type"], "url", "path") if key in part) for part in parts]
-            kinds = [part["type"] for part in parts]
-            images.append([medium if kind == "image" else None for kind, medium in zip(kinds, media, strict=True)])
-            videos.append([medium if kind == "video" else None for kind, medium in zip(kinds, media, strict=True)])
-        return images, videos, [], {}
+        return *media_of_chats(conversations), [], {}
 
     @property
     def model_input_names(self) -> list[str]:
         """Names of the model's inputs that this processor makes."""
         return ["input_ids", "attention_mask", "pixel_values", "media_mask"]
 
+    @property
+    def image_token(self) -> str:
+        """The placeholder of a picture, under the name that processors of the library give it."""
+        return VISUAL
+
+    @property
+    def image_token_id(self) -> int:
+        """Its id."""
+        return self.tokenizer.convert_tokens_to_ids(VISUAL)
+
+    @property
+    def video_token(self) -> str:
+        """The placeholder of a video: the same."""
+        return VISUAL
+
+    @property
+    def video_token_id(self) -> int:
+        """Its id."""
+        return self.image_token_id
+
+
+def _list_of_texts(text: Any) -> list[str]:
+    texts = [text] if isinstance(text, str) else text
+    if not isinstance(texts, list | tuple) or not texts or not all(isinstance(one, str) for one in texts):
+        raise ValueError(f"text must be a string or a list of strings, got {text!r:.80}")
+    return list(texts)
+
+
+def _check_counts(texts: list[str], num_placeholders: list[int], num_media: list[int]) -> None:
+    for sample, (placeholders, media) in enumerate(zip(num_placeholders, num_media, strict=True)):
+        if placeholders != media:
+            cut_off = texts[sample].count(VISUAL) - placeholders
+            hint = f" ({cut_off} more were cut off by truncation)" if cut_off > 0 else ""
+            raise ValueError(f"sample {sample} has {placeholders} {VISUAL} placeholders but {media} media{hint}")
+
+
+def _read_sample(reader: FrameReader, sample: int, media: list[tuple[str, Any]]) -> list[list[Frame]]:
+    """Frames of each medium of a sample; errors name the sample."""
+    try:
+        return [reader.read(kind, medium) for kind, medium in media]
+    except ValueError as error:
+        raise ValueError(f"sample {sample}: {error}") from error
+
 
 def _image_processor_for(config: Any) -> Any:
-    size = getattr(config, "vision_config", config).image_size
-    return CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+    """What prepares pictures for a vision tower that is given without its image processor."""
+    config = getattr(config, "vision_config", config)
+    side = config.image_size
+    if config.model_type.startswith("siglip"):
+        return _library_class("SiglipImageProcessor")(size={"height": side, "width": side})
+    return _library_class("CLIPImageProcessor")(
+        size={"shortest_edge": side}, crop_size={"height": side, "width": side}
+    )
+
+
+def _library_class(name: str) -> Any:
+    """The class that transformers itself would choose: on tensors with torchvision, on PIL pictures without."""
+    return getattr(transformers, name if is_torchvision_available() else f"{name}Pil")
 
 
 CosmoProcessor.register_for_auto_class()

@@ -1,14 +1,50 @@
-"""Reads frames from video files with PyAV: one open file, decoded forward, only as far as needed.
+"""Reads frames from video files with PyAV: one open file, times ascending, forward, and over what no time needs.
 
 Shape letters: F frames.
 """
 
 import io
 from collections.abc import Iterator
+from contextlib import suppress
 from os import PathLike, fspath
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+
+
+# FFmpeg's playlists and scripts (HLS, concat, ...) open whatever files and addresses they name.
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,mxf,h264,hevc,ivf,nut,rm,dv,"
+    "wav,mp3,flac,aac"
+)
+WITHOUT_TIMES = ("avi", "h264", "hevc", "mpegvideo")
+"""Containers that do not store when a frame is shown: they are read from the start, at one rate."""
+TIME_TOLERANCE_S = 1e-6
+MISSING_TOLERANCE_S = 0.5
+"""A file may end so much earlier than its header says before it counts as cut off."""
+SEEK_FROM_S = 1.0
+"""Without an index a jump pays only where there is something to jump over."""
+
+
+class Span(NamedTuple):
+    """Part of a video that is sampled, in seconds from its first frame."""
+
+    start_s: float
+    end_s: float
+    is_exact: bool
+    """Whether the length of the video is that of its pictures; otherwise sound may go on after them."""
+
+
+class TimedFrame(NamedTuple):
+    """A decoded frame and when it begins, in seconds from the first frame."""
+
+    start_s: float
+    frame: Any
+
+
+class _JumpedTooFar(Exception):
+    """A jump ended behind the time that it was for."""
 
 
 def uniform_times(num_frames: int, start_s: float, end_s: float) -> list[float]:
@@ -28,7 +64,7 @@ def decode_video(
         end_s: end of the span; default, and if later: the end of the video.
 
     Returns:
-        uint8 array of shape `(F, 3, height, width)`.
+        uint8 array of shape `(F, 3, height, width)`, upright as the file says.
 
     Raises:
         ValueError: if the file cannot be decoded, has no frames, or the span holds none of it.
@@ -39,58 +75,162 @@ def decode_video(
     except ImportError as error:
         raise ImportError("decoding a video needs PyAV: pip install av (or give the frames)") from error
     name = f"video of {len(video)} bytes" if isinstance(video, bytes) else f"video {fspath(video)}"
+    if num_frames < 1:
+        raise ValueError(f"{name}: num_frames is {num_frames}; it must be at least 1")
+    if not isinstance(video, bytes) and not Path(video).is_file():
+        raise ValueError(f"{name} cannot be decoded: there is no such file")
+    source = io.BytesIO(video) if isinstance(video, bytes) else f"file:{fspath(video)}"  # a colon names no protocol
     try:
-        with av.open(io.BytesIO(video) if isinstance(video, bytes) else fspath(video)) as container:
-            frames = list(_frames_of(container, name, num_frames, start_s, end_s))
+        container = av.open(source, container_options={"format_whitelist": CONTAINERS}, metadata_errors="replace")
     except (av.error.FFmpegError, OSError) as error:
-        raise ValueError(f"{name} cannot be decoded: {error}") from error
-    return np.stack([frame.transpose(2, 0, 1) for frame in frames])
+        raise ValueError(
+            f"{name} cannot be decoded: no video, or cut off before its index ({_reason(error)})"
+        ) from error
+    try:
+        with container:
+            return _read_frames(container, name, num_frames, start_s, end_s)
+    except (av.error.FFmpegError, OSError) as error:
+        raise ValueError(f"{name} cannot be decoded: {_reason(error)}") from error
 
 
-def _frames_of(
-    container: Any, name: str, num_frames: int, start_s: float, end_s: float | None
-) -> Iterator[np.ndarray]:
-    """Frames as `(height, width, 3)` arrays."""
-    if not container.streams.video:
+def _read_frames(container: Any, name: str, num_frames: int, start_s: float, end_s: float | None) -> np.ndarray:
+    stream = next((stream for stream in container.streams.video if not _is_cover(stream)), None)
+    if stream is None:
         raise ValueError(f"{name} has no picture stream")
-    stream = container.streams.video[0]
-    stream.thread_type = "AUTO"
-    duration_s = _duration_s(container, stream)
-    end_s = duration_s if end_s is None or (duration_s is not None and end_s > duration_s) else end_s
-    if end_s is None:
-        raise ValueError(f"{name} does not say how long it is: give end_s")
+    if stream.codec_context is None:
+        raise ValueError(f"{name} cannot be decoded: no decoder for its codec")
+    span = _find_span(container, stream, name, start_s, end_s)
+    times = uniform_times(num_frames, span.start_s, span.end_s)
+    try:
+        shown = list(_shown_at(container, stream, times, may_jump=container.format.name not in WITHOUT_TIMES))
+    except _JumpedTooFar:
+        container.seek(stream.start_time or 0, stream=stream)
+        shown = list(_shown_at(container, stream, times, may_jump=False))
+    if not shown:
+        raise ValueError(f"{name} has no frames from {span.start_s} s to {span.end_s} s")
+    late_s = times[-1] - _end_s(shown[-1], stream)
+    if span.is_exact and late_s > MISSING_TOLERANCE_S:
+        raise ValueError(
+            f"{name} is cut off: its last frame ends at {times[-1] - late_s:.2f} s, but it says it goes on to at "
+            f"least {times[-1]:.2f} s"
+        )
+    return _stack_pixels([timed.frame for timed in shown], name)
+
+
+def _find_span(container: Any, stream: Any, name: str, start_s: float, end_s: float | None) -> Span:
+    """The part to sample, cut to the length of the video.
+
+    Raises:
+        ValueError: if it holds nothing of the video.
+    """
+    duration_s, is_exact = _duration_s(container, stream)
+    end_s = duration_s if end_s is None else min(end_s, duration_s)
     if not 0 <= start_s < end_s:
         raise ValueError(f"{name}: no frame from {start_s} s to {end_s} s (its length is {duration_s} s)")
-    if start_s > 0:
-        container.seek(int((start_s + _begin_s(stream)) / stream.time_base), stream=stream)
-    times = uniform_times(num_frames, start_s, end_s)
-    decoded = ((frame.time - _begin_s(stream), frame) for frame in container.decode(stream) if frame.time is not None)
-    shown = _shown_at(decoded, times)
-    picture, previous = np.empty(0), None
-    for frame in shown:
-        if frame is not previous:
-            picture, previous = frame.to_ndarray(format="rgb24"), frame
-        yield picture
-    if previous is None:
-        raise ValueError(f"{name} has no frames from {start_s} s to {end_s} s")
+    return Span(start_s, end_s, is_exact)
 
 
-def _shown_at(decoded: Iterator[tuple[float, Any]], times: list[float]) -> Iterator[Any]:
-    """For each time the last frame that begins at or before it, else the first frame; reads no further than needed."""
-    current = following = next(decoded, None)
-    if current is None:
-        return
+def _duration_s(container: Any, stream: Any) -> tuple[float, bool]:
+    """Length in seconds and whether it is that of the pictures: by the header, or by reading all packets."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base), True
+    clock = stream.metadata.get("DURATION", "").split(":")  # of Matroska: 00:00:02.600000000
+    with suppress(ValueError):
+        hours, minutes, seconds = map(float, clock)
+        if (length_s := 3600 * hours + 60 * minutes + seconds) > 0:
+            return length_s, True
+    if container.duration:
+        return container.duration / 1e6, False  # FFmpeg counts in microseconds
+    ends = [packet.pts + (packet.duration or 0) for packet in container.demux(stream) if packet.pts is not None]
+    container.seek(stream.start_time or 0, stream=stream)
+    begin = stream.start_time or 0
+    return max(float((max(ends, default=begin) - begin) * stream.time_base), _frame_s(stream)), True
+
+
+def _shown_at(container: Any, stream: Any, times: list[float], may_jump: bool) -> Iterator[TimedFrame]:
+    """For each time the last frame that begins at or before it, else the first frame; reads no further than needed.
+
+    Raises:
+        _JumpedTooFar: if a jump missed its time: nothing but reading from the start helps.
+    """
+    decoded = _timed(container, stream)
+    current: TimedFrame | None = None
+    following: TimedFrame | None = None
     for time_s in times:
-        while following is not None and following[0] <= time_s:
+        if may_jump and _jump(container, stream, following, time_s):
+            decoded = _timed(container, stream)
+            current = following = next(decoded, None)
+            if current is None or current.frame.pts is None or current.start_s > time_s + TIME_TOLERANCE_S:
+                raise _JumpedTooFar
+        elif current is None:
+            current = following = next(decoded, None)
+        while following is not None and following.start_s <= time_s + TIME_TOLERANCE_S:
             current, following = following, next(decoded, None)
-        yield current[1]
+        if current is None:
+            return
+        yield current
 
 
-def _begin_s(stream: Any) -> float:
-    return 0.0 if stream.start_time is None else float(stream.start_time * stream.time_base)
+def _jump(container: Any, stream: Any, following: TimedFrame | None, time_s: float) -> bool:
+    """Go to the key frame before a time if it lies further on than what has been decoded; tell whether it does."""
+    begin = stream.start_time or 0
+    target = begin + int(time_s / stream.time_base)
+    index = stream.index_entries
+    if len(index) > 1:
+        delay = max(0, begin - index[0].timestamp)  # the index holds times of decoding, which comes before showing
+        found = index.search_timestamp(target - delay)
+        target = index[found].timestamp + delay if found >= 0 else begin
+        if target <= (begin if following is None else following.frame.pts or begin):
+            return False
+    elif following is not None or time_s < SEEK_FROM_S:
+        return False
+    try:
+        container.seek(target, stream=stream)
+    except OSError:  # FFmpeg's errors are of this kind: not seekable, so read on
+        return False
+    return True
 
 
-def _duration_s(container: Any, stream: Any) -> float | None:
-    if stream.duration is not None:
-        return float(stream.duration * stream.time_base)
-    return None if container.duration is None else container.duration / 1e6  # FFmpeg counts in microseconds
+def _timed(container: Any, stream: Any) -> Iterator[TimedFrame]:
+    """Frames from here on; those without a time follow the one before at the stream's rate."""
+    begin = stream.start_time or 0
+    has_times = container.format.name not in WITHOUT_TIMES
+    next_s = 0.0
+    for frame in container.decode(stream):
+        start_s = next_s if frame.pts is None or not has_times else float((frame.pts - begin) * stream.time_base)
+        yield TimedFrame(start_s, frame)
+        next_s = start_s + _frame_s(stream)
+
+
+def _frame_s(stream: Any) -> float:
+    rate = stream.average_rate or stream.guessed_rate
+    return float(1 / rate) if rate else 0.04
+
+
+def _end_s(timed: TimedFrame, stream: Any) -> float:
+    duration = timed.frame.duration
+    return timed.start_s + (float(duration * stream.time_base) if duration else _frame_s(stream))
+
+
+def _stack_pixels(frames: list[Any], name: str) -> np.ndarray:
+    """Upright pixels, uint8 `(F, 3, height, width)`; a frame that is shown several times is converted once."""
+    pictures: list[np.ndarray] = []
+    for index, frame in enumerate(frames):
+        if index and frame is frames[index - 1]:
+            pictures.append(pictures[-1])
+            continue
+        turns = round(frame.rotation / 90) % 4
+        pictures.append(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+    sizes = {(picture.shape[1], picture.shape[0]) for picture in pictures}
+    if len(sizes) > 1:
+        raise ValueError(f"{name} changes its size: a video needs frames of one size, got {sorted(sizes)}")
+    return np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))
+
+
+def _reason(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error)).splitlines()[0]
+
+
+def _is_cover(stream: Any) -> bool:
+    """Whether the stream is a still picture attached to a recording."""
+    return bool(stream.disposition & type(stream.disposition).attached_pic)

@@ -46,11 +46,12 @@ def save_tiny_tower(folder: Path) -> Path:
         projection_dim=20,
     )
     CLIPModel(config).save_pretrained(folder)
-    _image_processor().save_pretrained(folder)
+    make_image_processor().save_pretrained(folder)
     return folder
 
 
-def _image_processor() -> CLIPImageProcessorPil:
+def make_image_processor() -> CLIPImageProcessorPil:
+    """For the pictures that the tiny towers read."""
     size = {"height": SIDE_PX, "width": SIDE_PX}
     return CLIPImageProcessorPil(size={"shortest_edge": SIDE_PX}, crop_size=size)
 
@@ -68,7 +69,7 @@ def save_tiny_model(folder: Path) -> Path:
             patch_size=8,
         )
     )
-    processor = CosmoProcessor.from_towers(_image_processor(), make_tokenizer(), num_frames=NUM_FRAMES)
+    processor = CosmoProcessor.from_towers(make_image_processor(), make_tokenizer(), num_frames=NUM_FRAMES)
     text = OPTForCausalLM(
         OPTConfig(
             vocab_size=300,

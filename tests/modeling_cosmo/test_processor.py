@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,15 +48,27 @@ def test_every_form_of_a_picture_gives_the_same_pixels(processor, pictures, tmp_
 
 def test_nesting_is_read_as_meant(pictures):
     one, two, clip = pictures[0], pictures[1], frames(2)
-    assert pair_media([one, two], None, 1) == [[("image", one), ("image", two)]]
-    assert pair_media([one, two], None, 2) == [[("image", one)], [("image", two)]]
-    assert pair_media([one, two], None, None) == [[("image", one)], [("image", two)]]
-    assert pair_media([[one], [two]], None, 2) == [[("image", one)], [("image", two)]]
-    assert pair_media(one, None, 1) == [[("image", one)]]
-    assert pair_media([[one]], [[clip, clip]], 1) == [[("image", one), ("video", clip), ("video", clip)]]
-    assert pair_media([[None, one]], [["a.mp4", None]], 1) == [[("video", "a.mp4"), ("image", one)]]
-    assert pair_media(None, [[one, two]], 1) == [[("video", [one, two])]]
-    assert pair_media(None, None, 2) == [[], []]
+    picture, other, video = ("image", one), ("image", two), ("video", clip)
+    assert pair_media([one, two], None, [2]) == [[picture, other]]
+    assert pair_media([one, two], None, [1, 1]) == [[picture], [other]]
+    assert pair_media([one, two], None, [2, 0]) == [[picture, other], []], "dealt out by placeholders, as Llava does"
+    assert pair_media([one, two], None, None) == [[picture], [other]]
+    assert pair_media([[one], [two]], None, [1, 1]) == [[picture], [other]]
+    assert pair_media([[], two], None, [0, 1]) == [[], [other]]
+    assert pair_media(one, None, [1]) == [[picture]]
+    assert pair_media([[one]], [[clip, clip]], [3]) == [[picture, video, video]]
+    assert pair_media([one, two], [clip, clip], [2, 2]) == [[picture, video], [other, video]]
+    assert pair_media([[None, one]], [["a.mp4", None]], [2]) == [[("video", "a.mp4"), picture]]
+    assert pair_media(None, [[one, two]], [1]) == [[("video", [one, two])]]
+    assert pair_media(None, [Path("a.mp4"), Path("b.mp4")], [1, 1]) == [
+        [("video", Path("a.mp4"))],
+        [("video", Path("b.mp4"))],
+    ], "files are videos, not frames"
+    assert pair_media(None, [[["1.png", "2.png"]]], [1]) == [[("video", ["1.png", "2.png"])]]
+    assert pair_media(None, None, [0, 0]) == [[], []]
+    batch = frames(2)
+    dealt = pair_media(batch, None, [1, 1])
+    assert [np.array_equal(dealt[row][0][1], batch[row]) for row in range(2)] == [True, True]
 
 
 @pytest.mark.parametrize(

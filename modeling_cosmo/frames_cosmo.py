@@ -1,0 +1,193 @@
+"""One picture or video, in any form that people give, becomes a list of RGB frames for an image processor.
+
+Shape letters: F frames.
+"""
+
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike, fspath
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers.image_utils import load_image
+
+from .video_cosmo import decode_video
+
+
+Frame = Image.Image | np.ndarray | torch.Tensor
+"""An RGB picture, or pixels of shape `(3, height, width)`."""
+DICT_KEYS = {
+    "image": ("image", "bytes", "path", "url", "base64"),
+    "video": ("video", "bytes", "path", "url", "start_s", "end_s"),
+}
+"""Keys of a medium that is given as a dict; of those that hold it, the first one counts."""
+TIMES = ("start_s", "end_s")
+MAX_NAME_LENGTH = 120
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameReader:
+    """Reads media for one call of the processor."""
+
+    image_processor: Any
+    """Loads pictures from paths, URLs and base64: as a tensor if it works on tensors, else as a PIL picture."""
+    num_frames: int
+    """Frames to take from each video file."""
+    sample_given_frames: bool = False
+    """Whether as many are taken from videos that are given as frames, too."""
+    is_rescaled: bool = False
+    """Whether arrays hold values from 0 to 1 as floats (the image processor does not rescale)."""
+    channels_last: bool | None = None
+    """Where the channels of arrays stand; `None`: where there are 3 (first, if both could be meant)."""
+
+    def read(self, kind: str, medium: Any) -> list[Frame]:
+        """Frames of one medium.
+
+        Args:
+            kind: `image` or `video`.
+            medium: what the caller gave.
+
+        Raises:
+            ValueError: if it cannot be read, is empty, or its frames differ in size.
+        """
+        return [self._picture(medium)] if kind == "image" else self._video(medium)
+
+    def _picture(self, value: Any) -> Frame:
+        if isinstance(value, Mapping):
+            value, _, _ = open_dict(value, "image")
+        if isinstance(value, str | PathLike | bytes):
+            value = self._load(value)
+        if not isinstance(value, Image.Image):
+            return self._pixels(value, num_axes=3)
+        if not all(value.size):
+            raise ValueError(f"a picture is empty: its size is {value.size}")
+        try:
+            return value.convert("RGB")
+        except (OSError, SyntaxError) as error:  # of a file that PIL has opened but not yet read
+            raise ValueError(f"a picture cannot be read: {_shorten(str(error))}") from error
+
+    def _load(self, value: str | PathLike | bytes) -> Frame:
+        """By the loader of the image processor, which is transformers' own."""
+        try:
+            if isinstance(value, bytes):
+                return load_image(Image.open(io.BytesIO(value)))
+            return getattr(self.image_processor, "fetch_images", load_image)(fspath(value))
+        except Exception as error:  # decoders and clients of all kinds raise errors of all kinds
+            name = f"of {len(value)} bytes" if isinstance(value, bytes) else _shorten(fspath(value))
+            raise ValueError(f"picture {name} cannot be read: {_shorten(str(error) or repr(error))}") from error
+
+    def _video(self, value: Any) -> list[Frame]:
+        start_s, end_s = 0.0, None
+        if isinstance(value, Mapping):
+            value, start_s, end_s = open_dict(value, "video")
+        if isinstance(value, str) and value.startswith(("http://", "https://")):
+            value = _download(value)
+        if isinstance(value, str | PathLike | bytes):
+            return list(self._in_working_form(decode_video(value, self.num_frames, start_s, end_s)))
+        if start_s or end_s is not None:
+            raise ValueError("start_s and end_s need a video file; this one is given as frames")
+        if isinstance(value, list | tuple):
+            frames = [self._picture(frame) for frame in value]
+        else:
+            frames = list(self._pixels(value, num_axes=4))
+        sizes = {_size(frame) for frame in frames}
+        if len(sizes) != 1:
+            raise ValueError(f"a video needs frames of one size, got {sorted(sizes) or 'no frames'}")
+        if self.sample_given_frames:
+            return [frames[int((part + 0.5) * len(frames) / self.num_frames)] for part in range(self.num_frames)]
+        return frames
+
+    def _pixels(self, value: Any, num_axes: int) -> Any:
+        """An array or tensor of pixels with its channels first and three of them, in what the processor works on."""
+        thing = "a picture" if num_axes == 3 else "a video"
+        if not isinstance(value, np.ndarray | torch.Tensor):
+            raise ValueError(f"cannot read {thing} given as {type(value).__name__}")
+        shape, dtype = tuple(value.shape), str(value.dtype).removeprefix("torch.")
+        if len(shape) != num_axes:
+            raise ValueError(f"{thing} as array must have {num_axes} axes, got shape {shape}")
+        axis = self._channel_axis(shape)
+        if axis is None or not (dtype == "uint8" or (self.is_rescaled and dtype.startswith("float"))):
+            raise ValueError(
+                f"{thing} as array must be uint8 with 3 channels (or 1, or 4), got {dtype} {shape}; floats from 0 to "
+                "1 need do_rescale=False"
+            )
+        if num_axes == 4 and not shape[0]:
+            return []
+        if not all(shape):
+            raise ValueError(f"{thing} is empty: its shape is {shape}")
+        if dtype != "uint8" and not (float(value.min()) >= 0 and float(value.max()) <= 1):
+            raise ValueError(f"{thing} of floats must lie from 0 to 1, got {value.min()} to {value.max()}")
+        return self._in_working_form(_three_channels(value, axis))
+
+    def _channel_axis(self, shape: tuple[int, ...]) -> int | None:
+        axes = (-3, -1) if self.channels_last is None else (-1,) if self.channels_last else (-3,)
+        return next((axis for counts in ((3,), (1, 4)) for axis in axes if shape[axis] in counts), None)
+
+    def _in_working_form(self, pixels: Any) -> Any:
+        if getattr(self.image_processor, "backend", None) == "torchvision":
+            return pixels if isinstance(pixels, torch.Tensor) else torch.tensor(pixels)
+        return pixels.detach().cpu().numpy() if isinstance(pixels, torch.Tensor) else pixels
+
+
+def open_dict(medium: Mapping[str, Any], kind: str) -> tuple[Any, float, float | None]:
+    """What a dict says about a medium, as `datasets` gives undecoded files and chats give parts.
+
+    Args:
+        medium: one of `path`, `url`, `bytes`, `base64` or the kind itself holds it (`bytes` wins over `path`); a video
+            may have `start_s` and `end_s`, in seconds.
+        kind: `image` or `video`.
+
+    Returns:
+        The medium, its start and its end.
+
+    Raises:
+        ValueError: if there is no medium, a key is not known, or a time is no number.
+    """
+    known = DICT_KEYS[kind]
+    unknown = [str(key) for key in medium if key not in known]
+    found = [medium[key] for key in known if key not in TIMES and medium.get(key) is not None]
+    if unknown or not found:
+        problem = f"has unknown keys ({', '.join(unknown)})" if unknown else f"holds no {kind}"
+        raise ValueError(f"a dict for {kind} {problem}; it may have {', '.join(known)}")
+    start_s, end_s = (medium.get(name) for name in TIMES)
+    for name, time_s in zip(TIMES, (start_s, end_s), strict=True):
+        if time_s is not None and not (isinstance(time_s, int | float) and math.isfinite(time_s)):
+            raise ValueError(f"{name} of a video is {time_s!r}; it must be a number of seconds")
+    return found[0], start_s or 0.0, end_s
+
+
+def _three_channels(value: Any, axis: int) -> Any:
+    """Channels first; one channel is repeated, a fourth (opacity) left out, as PIL does it."""
+    if axis == -1:
+        value = np.moveaxis(value, -1, -3) if isinstance(value, np.ndarray) else value.movedim(-1, -3)
+    if value.shape[-3] == 1:
+        shape = (*value.shape[:-3], 3, *value.shape[-2:])
+        return np.broadcast_to(value, shape) if isinstance(value, np.ndarray) else value.expand(shape)
+    return value[..., :3, :, :]
+
+
+def _size(frame: Frame) -> tuple[int, int]:
+    """Width and height in pixels."""
+    return frame.size if isinstance(frame, Image.Image) else (frame.shape[-1], frame.shape[-2])
+
+
+def _download(url: str) -> bytes:
+    """A video's bytes; the client is the one that transformers loads pictures with."""
+    try:
+        import httpx
+
+        response = httpx.get(url, follow_redirects=True)
+        response.raise_for_status()
+    except Exception as error:  # of the client, or of the network below it
+        raise ValueError(f"video {_shorten(url)} cannot be read: {_shorten(str(error))}") from error
+    return response.content
+
+
+def _shorten(text: str) -> str:
+    """The first line, cut: base64 and pages of errors help nobody."""
+    line = text.splitlines()[0] if text else ""
+    return line if len(line) <= MAX_NAME_LENGTH else f"{line[:MAX_NAME_LENGTH]}..."
