@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from os import PathLike
 from typing import Any, Self
 
 import torch
@@ -13,6 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .attention_cosmo import initialise_linear
 from .configuration_cosmo import CosmoConfig
 from .freezing_cosmo import TrainableParts, count_trainable
+from .hub_cosmo import delete_stale_weights
 
 
 NOT_QUANTISED = ["lm_head", "model\\.lm_head", r".*\bcross_attention\b", r".*\b(resampler|text_pool|new_tokens)\b",
@@ -57,6 +59,13 @@ class CosmoPreTrainedModel(PreTrainedModel):
     def trainable_parts(self) -> TrainableParts:
         """Part of the model -> (parameters that train, all its parameters); `print` shows a table."""
         return count_trainable(self)
+
+    def _upload_modified_files(self, working_dir: str | PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+        """The end of `push_to_hub`: also delete the weights of an earlier push that this one did not replace."""
+        commit = super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
+        revision = commit.pr_revision or kwargs.get("revision")
+        delete_stale_weights(repo_id, working_dir, revision, kwargs.get("token"))
+        return commit
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
