@@ -33,6 +33,7 @@ EXTRA_OF = {  # a module whose absence means that an extra of pyproject.toml is 
     "av": "data",
     "datasets": "data",
     "gradio": "demo",
+    "peft": "train",
     "psutil": "train",
     "pyarrow": "data",
     "torch": "model",
@@ -46,6 +47,13 @@ class RepositoryKind(StrEnum):
     model = "model"
     dataset = "dataset"
     space = "space"
+
+
+class CheckpointFormat(StrEnum):
+    """Code bases whose checkpoints convert."""
+
+    cosmo = "cosmo"
+    openflamingo = "openflamingo"
 
 
 class PatchTokens(StrEnum):
@@ -199,23 +207,37 @@ def retrieve(
 
 @app.command()
 def convert(
-    checkpoint: Annotated[Path, typer.Option(help="A safetensors file, a folder of such files, or a torch file.")],
-    architecture: Annotated[Path, typer.Option(help="JSON with the sizes of both towers.")],
+    checkpoint: Annotated[Path, typer.Option(help="A safetensors or torch file, an index, or a folder of shards.")],
     output: Annotated[Path, typer.Option(help="The model folder to write.")],
+    architecture: Annotated[Path | None, typer.Option(help="JSON with the sizes of both towers.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Instead of an architecture: cosmo-2.1b, 3.4b, 8.1b, openflamingo-3b, 4b, 9b.")
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="Path or id of the language model.")] = None,
+    vision: Annotated[
+        str | None, typer.Option(help="Path or id of the vision tower, or of a CLIP that has it.")
+    ] = None,
+    format: Annotated[
+        CheckpointFormat | None, typer.Option(help="Which code base wrote it. Default: as its tensors say.")
+    ] = None,
     patch_tokens: Annotated[
         PatchTokens, typer.Option(help="Which patch tokens of the vision tower the weights were trained on.")
     ] = PatchTokens.before_ln_post,
     tokenizer: Annotated[
-        str | None, typer.Option(help="Path or id of the language model's tokenizer: writes the processor, too.")
+        str | None,
+        typer.Option(
+            help="Path or id of the language model's tokenizer: writes the processor, too. Default: --text's."
+        ),
     ] = None,
 ) -> None:
     """Convert a released CosMo or OpenFlamingo checkpoint into a folder for from_pretrained."""
     from modeling_cosmo.convert_cosmo_checkpoint import convert_checkpoint
 
-    done = convert_checkpoint(checkpoint, architecture, output, patch_tokens.value, tokenizer)
-    typer.echo(f"{done.num_tensors} tensors written to {output}")
-    for name in done.unused:
-        typer.echo(f"unused: {name}")
+    done = convert_checkpoint(
+        checkpoint, architecture, output, patch_tokens.value, tokenizer,
+        preset=preset, text=text, vision=vision, format=None if format is None else format.value,
+    )  # fmt: skip
+    typer.echo(done.describe(output))
 
 
 @app.command()
@@ -228,9 +250,12 @@ def publish(
     private: Annotated[bool, typer.Option("--private", help="Create the repository as a private one.")] = False,
 ) -> None:
     """Check a model, a corpus or the demo, list what would be uploaded, and upload it to the Hub."""
+    from training.model_card import write_missing_card
     from training.publish import plan_publish
     from training.publish import publish as publish_folder
 
+    if kind is RepositoryKind.model and write_missing_card(path, repo_id):
+        typer.echo(f"{path / 'README.md'} was missing: written from the config; licence and results are yours to add")
     typer.echo(plan_publish(kind.value, path, repo_id).describe())
     if dry_run:
         typer.echo("dry run: nothing was uploaded")

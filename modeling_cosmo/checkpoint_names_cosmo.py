@@ -84,6 +84,17 @@ def rename(state: State, base_prefix: str) -> tuple[State, list[str]]:
     return renamed, unknown
 
 
+def without_use(state: State) -> list[str]:
+    """Names that are known to have no use here: buffers that transformers computes itself, CLIP's text tower."""
+    return [name for name in state if _WITHOUT_USE.match(name)]
+
+
+def released_name(state: State, name: str, base_prefix: str) -> str | None:
+    """The tensor of a checkpoint that becomes `name` here, for errors; `None` if it comes from elsewhere."""
+    names = (old for old, tensor in state.items() if name in dict(_translate(old, tensor, base_prefix)))
+    return next(names, None)
+
+
 def _translate(name: str, tensor: torch.Tensor, base_prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
     """New names of one tensor with their parts of it; nothing for one that has no counterpart."""
     if _WITHOUT_USE.match(name):

@@ -1,29 +1,37 @@
 """Converts released CosMo and OpenFlamingo checkpoints: `python -m modeling_cosmo.convert_cosmo_checkpoint --help`.
 
-Weights are read as safetensors or with `weights_only=True`, never unpickled.
+Weights are read as safetensors or with `weights_only=True`, never unpickled. How to: docs/converting.md.
 """
 
 import argparse
 import json
-import pickle
-import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionConfig
+from transformers import AutoConfig
 
-from .checkpoint_names_cosmo import State, plain_names, rename
+from .checkpoint_files_cosmo import read_state
+from .checkpoint_names_cosmo import State, plain_names, released_name, rename, without_use
 from .configuration_cosmo import CosmoConfig
 from .modeling_cosmo import CosmoForConditionalGeneration
+from .presets_cosmo import PRESETS, Format, find_preset
 from .processing_cosmo import CosmoProcessor
-
-
-RELEASED_HEADS, RELEASED_HEAD_DIM = 8, 64  # of every attention of ours in both code bases
+from .released_config_cosmo import build_config, find_format, read_vision_config
+from .released_tokens_cosmo import build_processor, has_tokenizer
+from .released_towers_cosmo import (
+    Layout,
+    fit_rows,
+    read_language_model,
+    read_layout,
+    read_text_config,
+    read_tower_config,
+    read_vision_tower,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,132 +40,100 @@ class Conversion:
 
     num_tensors: int
     """Tensors of the model that were filled."""
+    format: Format
+    """Which code base wrote the checkpoint."""
     unused: list[str]
     """Tensors of the checkpoint that correspond to nothing here."""
+    ignored: list[str]
+    """Tensors of the checkpoint that are known to have no use: old buffers, the text tower of CLIP."""
+    missing: list[str]
+    """Tensors of the model that the checkpoint leaves out; they were taken from the towers' folders."""
+    resized: list[str]
+    """Those of them that got as many rows as the checkpoint has tokens; new rows are the mean of the known ones."""
+
+    def describe(self, output: str | Path) -> str:
+        """The report of the command line, in lines."""
+        lines = [f"{self.num_tensors} tensors written to {output} (format {self.format})"]
+        for kind in ("unused", "ignored", "missing", "resized"):
+            lines += [f"{kind}: {name}" for name in getattr(self, kind)]
+        return "\n".join(lines)
 
 
 def convert_checkpoint(
     checkpoint: str | Path,
-    architecture: str | Path | dict[str, Any],
+    architecture: str | Path | dict[str, Any] | None,
     output: str | Path,
     patch_tokens: Literal["before_ln_post", "after_ln_post"] = "before_ln_post",
     tokenizer: str | None = None,
+    *,
+    preset: str | None = None,
+    text: str | Path | None = None,
+    vision: str | Path | None = None,
+    format: Format | None = None,
 ) -> Conversion:
     """Write a model folder that `from_pretrained` loads.
 
     Args:
-        checkpoint: safetensors file, folder of such files, or torch file.
+        checkpoint: safetensors or torch file, index of shards, or folder of shards.
         architecture: JSON file, or its content: `kind` and values of the language model's config (`language_model`),
             of open_clip's vision tower (`vision`), token ids, and depth, interval, ratio, where these are known.
         output: folder to write.
         patch_tokens: which patch tokens the weights were trained on; see `CosmoConfig.patch_tokens`.
-        tokenizer: path or id of the language model's tokenizer, to write a processor too.
+        tokenizer: path or id of the language model's tokenizer, to write a processor too. Default: the one in `text`,
+            if there is no architecture.
+        preset: name of the released model that this should be; see `presets_cosmo`.
+        text: path or id of the language model, for its config and for weights that the checkpoint leaves out.
+        vision: path or id of the vision tower, or of a CLIP or SigLIP that has one, likewise.
+        format: which code base wrote the checkpoint. Default: as its tensors say.
 
     Raises:
-        ValueError: if the checkpoint cannot be read, lacks a tensor, or contradicts the architecture, naming a tensor.
+        ValueError: if the checkpoint cannot be read, lacks a tensor, or contradicts the rest, naming a tensor.
     """
-    known = architecture if isinstance(architecture, dict) else json.loads(Path(architecture).read_text())
+    chosen, known = None if preset is None else find_preset(preset), _read_architecture(architecture)
+    text, vision = (None if tower is None else str(tower) for tower in (text, vision))
+    _check_sources(Path(checkpoint), Path(output), known, preset, text, vision)
     state = read_state(Path(checkpoint))
-    text_config = _text_config(known, state)
-    base_prefix, layers_path = _layout(text_config)
-    state = plain_names(state, f"{base_prefix}.{layers_path}")
-    config = build_config(known, state, text_config, patch_tokens)
-    renamed, unused = rename(state, base_prefix)
-    model, processor = load_model(config, renamed), None
-    if tokenizer is not None:
-        processor = CosmoProcessor.from_towers(model.model.vision_tower, tokenizer)
+    form = find_format(state, format, "the option format")
+    if chosen is not None:
+        find_format(state, chosen.format, f"the preset {preset}")
+    text_config = _text_config(known) if text is None else read_text_config(text)
+    vision_config = read_vision_config(known["vision"]) if vision is None else read_tower_config(vision)
+    layout = read_layout(text_config)
+    state = plain_names(state, f"{layout.base}.{layout.layers}")
+    renamed, unused = rename(state, layout.base)
+
+    if tokenizer is None and not known and text is not None and has_tokenizer(text):
+        tokenizer = text
+    processor = None if tokenizer is None else build_processor(str(tokenizer), form, vision, vision_config)
+    text_config.vocab_size = _count_tokens(renamed, layout, processor, text_config.vocab_size)
+    token_ids = _token_ids(known, processor)
+    config = build_config(known, state, text_config, vision_config, patch_tokens, token_ids, chosen)
+    if processor is not None:
         processor.check_config(config)
+
+    added = _read_towers(renamed, text, vision, layout, _widest_dtype(renamed))
+    resized = _fit_tokens(added, layout, config)
+    model = load_model(config, renamed | added, lambda name: _origin(state, name, layout))
     model.save_pretrained(output)
     if processor is not None:
         processor.save_pretrained(output)
-    return Conversion(num_tensors=len(renamed), unused=unused)
-
-
-def read_state(path: Path) -> State:
-    """Tensors of a checkpoint under their names in the file, whatever it is wrapped in.
-
-    Raises:
-        ValueError: if it is not a file of tensors alone.
-    """
-    if path.is_dir() or path.suffix == ".safetensors":
-        files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-        if not files:
-            raise ValueError(f"{path} holds no .safetensors file")
-        return {name: tensor for file in files for name, tensor in load_file(file).items()}
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is no torch file that can be read with weights_only=True: {error}") from error
-    for wrapper in ("model_state_dict", "state_dict", "module", "model"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ValueError(f"{path} holds no state dict")
-    return state
-
-
-def build_config(
-    architecture: dict[str, Any],
-    state: State,
-    text_config: Any,
-    patch_tokens: Literal["before_ln_post", "after_ln_post"],
-) -> CosmoConfig:
-    """Configuration with the released behaviours switched on.
-
-    Depth, interval, ratio and norms are read off the tensors' names and shapes.
-
-    Raises:
-        ValueError: if the architecture says otherwise, naming a tensor.
-    """
-    found = _read_off(state)
-    is_cosmo = "text_latent" in state
-    claims = {
-        "compress_ratio": architecture.get("cross_attention_compress_ratio"),
-        "qk_norm": architecture.get("qv_norm"),
-        "cross_attention_layers": _claimed_layers(architecture, text_config.num_hidden_layers),
-        "resampler_depth": architecture.get("perceiver", {}).get("depth"),
-    }
-    for name, claim in claims.items():
-        value, tensor = found[name]
-        if claim is not None and claim != value:
-            raise ValueError(f"tensor {tensor} means that {name} is {value}, but the architecture says {claim}")
-    layers, latents = found["cross_attention_layers"][0], state["perceiver.latents"]
-    interval = layers[1] - layers[0] if len(layers) > 1 else architecture.get("interval_layer", 1)
-    is_regular = layers == list(range(layers[0], text_config.num_hidden_layers, interval))
-    return CosmoConfig(
-        vision_config=_vision_config(architecture["vision"]),
-        text_config=text_config,
-        unimodal_depth=layers[0],
-        cross_attention_interval=interval if is_regular else 1,
-        cross_attention_layers=None if is_regular else layers,
-        cross_attention_heads=RELEASED_HEADS,
-        cross_attention_head_dim=RELEASED_HEAD_DIM,
-        compress_ratio=found["compress_ratio"][0],
-        qk_norm=found["qk_norm"][0],
-        only_attend_immediate_media=architecture.get("only_attend_immediate_media", True),
-        resampler_depth=found["resampler_depth"][0],
-        resampler_heads=RELEASED_HEADS,
-        resampler_head_dim=RELEASED_HEAD_DIM,
-        num_visual_tokens=len(latents) - is_cosmo,
-        max_frames=len(state["perceiver.frame_embs"]) if "perceiver.frame_embs" in state else 0,
-        patch_tokens=patch_tokens,
-        contrastive=is_cosmo,
-        shared_dim=len(state["img_to_latents.to_latents.weight"]) if is_cosmo else 512,
-        logit_scale_init=architecture.get("contrastive_temperature_init", 0.2),
-        text_embedding_depth=layers[0] - 1 if is_cosmo else None,
-        text_pool_attends_padding=True,
-        vision_mean_includes_padding=True,
-        uniform_before_first_medium=True,
-        scale_by_uncompressed_head=True,
-        visual_token_id=architecture["media_token_id"],
-        end_of_chunk_token_id=architecture["eoc_token_id"],
-        pad_token_id=architecture.get("pad_token_id"),
-        bos_token_id=architecture.get("bos_token_id"),
+    return Conversion(
+        num_tensors=len(renamed) + len(added),
+        format=form,
+        unused=unused,
+        ignored=without_use(state),
+        missing=sorted(added),
+        resized=resized,
     )
 
 
-def load_model(config: CosmoConfig, state: State) -> CosmoForConditionalGeneration:
+def load_model(config: CosmoConfig, state: State, origin: Callable[[str], str]) -> CosmoForConditionalGeneration:
     """A model that holds these tensors, to be saved.
+
+    Args:
+        config: of the model.
+        state: tensors under its names.
+        origin: how errors call a tensor of these.
 
     Raises:
         ValueError: if a tensor is missing, is left over, or has another shape than the architecture gives it.
@@ -166,110 +142,147 @@ def load_model(config: CosmoConfig, state: State) -> CosmoForConditionalGenerati
         model = CosmoForConditionalGeneration(config)
     expected = model.state_dict()
     if config.tie_word_embeddings:
-        expected.pop("lm_head.weight")
-        state.pop("lm_head.weight", None)
+        _drop_tied_head(expected, state, model, origin)
     for name, tensor in state.items():
         if name not in expected:
-            raise ValueError(f"the checkpoint has {name}, which the architecture has not")
+            raise ValueError(f"the checkpoint has {origin(name)}, which the architecture has not")
         if tensor.shape != expected[name].shape:
             raise ValueError(
-                f"tensor for {name} has shape {tuple(tensor.shape)}, the architecture gives it "
+                f"tensor {origin(name)} has shape {tuple(tensor.shape)}, the architecture gives it "
                 f"{tuple(expected[name].shape)}"
             )
     if missing := sorted(expected.keys() - state.keys()):
-        raise ValueError(f"the checkpoint lacks {len(missing)} tensors of the architecture, among them {missing[0]}")
-    model.load_state_dict(state, strict=False, assign=True)
+        raise ValueError(f"the checkpoint lacks {len(missing)} tensors of the architecture: {', '.join(missing)}")
+    dtype = _widest_dtype(state)
+    model.load_state_dict({name: tensor.to(dtype) for name, tensor in state.items()}, strict=False, assign=True)
     model.tie_weights()
     return model
 
 
-def _text_config(architecture: dict[str, Any], state: State) -> Any:
-    """The language model's config, with as many tokens as the checkpoint has embeddings for."""
-    config = AutoConfig.for_model(architecture["kind"], **architecture["language_model"])
-    tables = [tensor for name, tensor in state.items() if re.search(r"\.(embed_tokens|embed_in|wte)\.weight$", name)]
-    if tables:
-        config.vocab_size = len(tables[0])
-    return config
-
-
-def _layout(text_config: Any) -> tuple[str, str]:
-    """What a causal language model calls its base, and where that keeps its layers: `model`, `decoder.layers`."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(text_config)
-    stacks = ((name, stack) for name, stack in model.base_model.named_modules() if isinstance(stack, nn.ModuleList))
-    path = next(name for name, stack in stacks if len(stack) == text_config.num_hidden_layers)
-    return model.base_model_prefix, path
-
-
-def _vision_config(vision: dict[str, Any]) -> CLIPVisionConfig:
-    return CLIPVisionConfig(
-        hidden_size=vision["width"],
-        intermediate_size=int(vision["width"] * vision.get("mlp_ratio", 4.0)),
-        num_hidden_layers=vision["layers"],
-        num_attention_heads=vision["heads"],
-        image_size=vision["image_size"],
-        patch_size=vision["patch_size"],
-        hidden_act=vision.get("act", "quick_gelu"),
-        projection_dim=vision["output_dim"],
-    )
-
-
-def _read_off(state: State) -> dict[str, tuple[Any, str]]:
-    """What the names and shapes of the tensors say, each with a tensor that says it.
-
-    Raises:
-        ValueError: if the checkpoint has no gated blocks or no resampler.
-    """
-    blocks = {
-        int(match[1]): name
-        for name in state
-        if (match := re.search(r"\.(\d+)\.gated_cross_attn_layer\.attn\.to_q\.weight$", name))
-    }
-    depths = {
-        int(match[1]): name
-        for name in state
-        if (match := re.match(r"perceiver\.layers\.(\d+)\.0\.to_q\.weight$", name))
-    }
-    if not blocks or not depths or "perceiver.latents" not in state:
+def _drop_tied_head(expected: State, state: State, model: CosmoForConditionalGeneration, origin: Any) -> None:
+    expected.pop("lm_head.weight")
+    head = state.pop("lm_head.weight", None)
+    embeddings = model.get_input_embeddings()
+    table = next(state[f"{name}.weight"] for name, module in model.named_modules() if module is embeddings)
+    if head is not None and not torch.equal(head, table):
         raise ValueError(
-            "the checkpoint has no gated cross-attention blocks or no perceiver: not CosMo or OpenFlamingo"
+            f"tensor {origin('lm_head.weight')} differs from the token embeddings, but the language model's config "
+            "says that they are one (tie_word_embeddings)"
         )
-    last = blocks[max(blocks)]
-    inner_width = RELEASED_HEADS * RELEASED_HEAD_DIM
-    return {
-        "cross_attention_layers": (sorted(blocks), last),
-        "compress_ratio": (inner_width // len(state[last]), last),
-        "qk_norm": (last.replace("to_q", "q_norm") in state, last),
-        "resampler_depth": (len(depths), depths[max(depths)]),
-    }
 
 
-def _claimed_layers(architecture: dict[str, Any], num_layers: int) -> list[int] | None:
-    """Layers with a block before them, as the architecture says in CosMo's or in OpenFlamingo's way."""
-    if (depth := architecture.get("unimodal_depth")) is not None:
-        return list(range(depth, num_layers, architecture.get("interval_layer", 1)))
-    if (every := architecture.get("cross_attn_every_n_layers")) is not None:
-        return list(range(every - 1, num_layers, every))
-    return None
+def _read_architecture(architecture: str | Path | dict[str, Any] | None) -> dict[str, Any]:
+    if architecture is None or isinstance(architecture, dict):
+        return architecture or {}
+    return json.loads(Path(architecture).read_text())
+
+
+def _check_sources(
+    checkpoint: Path, output: Path, known: dict[str, Any], preset: str | None, text: str | None, vision: str | None
+) -> None:
+    if preset is not None and known:
+        raise ValueError("give an architecture or a preset, not both")
+    if not known and (text is None or vision is None):
+        raise ValueError("give an architecture, or text and vision (the towers' folders), with a preset or without")
+    if checkpoint.resolve() in (output.resolve(), output.resolve() / "model.safetensors"):
+        raise ValueError(f"{output} holds the checkpoint, which would be overwritten: write to another folder")
+    lacking = [name for name in ("media_token_id", "eoc_token_id") if known and name not in known]
+    lacking += ["kind", "language_model"] if known and text is None and "language_model" not in known else []
+    lacking += ["vision"] if known and vision is None and "vision" not in known else []
+    if lacking:
+        raise ValueError(f"the architecture lacks {', '.join(lacking)}")
+
+
+def _text_config(known: dict[str, Any]) -> Any:
+    values = {name: value for name, value in known["language_model"].items() if name != "model_type"}
+    return AutoConfig.for_model(known["kind"], **values)
+
+
+def _count_tokens(renamed: State, layout: Layout, processor: CosmoProcessor | None, known: int) -> int:
+    """Rows of the token table: the checkpoint's, or else enough for the tokenizer."""
+    num_needed = 0 if processor is None else len(processor.tokenizer)
+    table = renamed.get(f"model.language_model.{layout.embedding}.weight")
+    if table is None:
+        return max(known, num_needed)
+    if num_needed > len(table):
+        raise ValueError(
+            f"the tokenizer has {num_needed} tokens with those of the release, but the token embeddings of the "
+            f"checkpoint ({layout.base}.{layout.embedding}.weight) have {len(table)} rows"
+        )
+    return len(table)
+
+
+def _token_ids(known: dict[str, Any], processor: CosmoProcessor | None) -> dict[str, Any]:
+    """Ids of the special tokens, by the names of `CosmoConfig`'s fields."""
+    if known:
+        return {
+            "visual_token_id": known["media_token_id"],
+            "end_of_chunk_token_id": known["eoc_token_id"],
+            "pad_token_id": known.get("pad_token_id"),
+            "bos_token_id": known.get("bos_token_id"),
+        }
+    if processor is None:
+        raise ValueError("the ids of the special tokens come from a tokenizer: give it (text holds none)")
+    return processor.token_ids() | {"bos_token_id": processor.tokenizer.bos_token_id}
+
+
+def _read_towers(renamed: State, text: str | None, vision: str | None, layout: Layout, dtype: torch.dtype) -> State:
+    """Tensors that a checkpoint of the trained part alone leaves out."""
+    added: State = {}
+    if not any(name.startswith("model.vision_tower.") for name in renamed):
+        if vision is None:
+            raise ValueError("the checkpoint holds no vision tower: give its folder as vision")
+        added |= read_vision_tower(vision, dtype)
+    if not any(".decoder_layer." in name for name in renamed):
+        if text is None:
+            raise ValueError("the checkpoint holds no layer of the language model: give its folder as text")
+        added |= read_language_model(text, layout, dtype)
+    return {name: tensor for name, tensor in added.items() if name not in renamed}
+
+
+def _fit_tokens(added: State, layout: Layout, config: CosmoConfig) -> list[str]:
+    """Give a tower's token table and head as many rows as the config says; returns the names of what changed."""
+    if config.tie_word_embeddings:
+        added.pop("lm_head.weight", None)
+    num_rows = config.text_config.vocab_size
+    names = (f"model.language_model.{layout.embedding}.weight", "lm_head.weight")
+    resized = [name for name in names if name in added and len(added[name]) != num_rows]
+    for name in resized:
+        added[name] = fit_rows(added[name], num_rows)
+    return resized
+
+
+def _widest_dtype(state: State) -> torch.dtype:
+    return reduce(torch.promote_types, (tensor.dtype for tensor in state.values()))
+
+
+def _origin(state: State, name: str, layout: Layout) -> str:
+    """A tensor of the checkpoint, or of a tower, by its name there and here."""
+    found = released_name(state, name, layout.base)
+    return name if found is None else f"{found} (here {name})"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="convert_cosmo_checkpoint", description=__doc__)
-    parser.add_argument("--checkpoint", required=True, help="safetensors file or folder, or torch file")
-    parser.add_argument("--architecture", required=True, help="JSON file with the sizes of both towers")
+    parser.add_argument("--checkpoint", required=True, help="safetensors or torch file, index, or folder of shards")
+    parser.add_argument("--architecture", help="JSON file with the sizes of both towers")
     parser.add_argument("--output", required=True, help="folder to write")
+    parser.add_argument("--format", choices=("cosmo", "openflamingo"), help="default: as the tensors say")
+    parser.add_argument("--preset", help=f"instead of an architecture: {', '.join(PRESETS)}")
+    parser.add_argument("--text", help="path or id of the language model")
+    parser.add_argument("--vision", help="path or id of the vision tower, or of a CLIP that has it")
     parser.add_argument("--patch-tokens", choices=("before_ln_post", "after_ln_post"), default="before_ln_post")
-    parser.add_argument("--tokenizer", help="path or id of the language model's tokenizer: writes a processor too")
+    parser.add_argument(
+        "--tokenizer", help="path or id of the language model's tokenizer: writes a processor too (default: in --text)"
+    )
     options = parser.parse_args(arguments)
     try:
         done = convert_checkpoint(**vars(options))
-    except (ValueError, OSError, KeyError) as error:
+    except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    sys.stdout.write(f"{done.num_tensors} tensors written to {options.output}\n")
-    for name in done.unused:
-        sys.stdout.write(f"unused: {name}\n")
+    sys.stdout.write(f"{done.describe(options.output)}\n")
     return 0
 
 

@@ -37,9 +37,9 @@ def load_towers(vision: Any, text: Any, processor: Any, dtype: torch.dtype) -> t
         ValueError: if a tower is of a kind that cannot serve.
     """
     if isinstance(vision, str | PathLike):
-        vision = AutoModel.from_pretrained(vision, dtype=dtype)
+        vision = load_vision_tower(vision, dtype)
     if isinstance(text, str | PathLike):
-        text = AutoModelForCausalLM.from_pretrained(text, dtype=dtype)
+        text = load_language_model(text, dtype)
     _plain_head(text)
     token_ids = {} if processor is None else _add_token_embeddings(text, processor)
     towers = PreTrainedTowers(getattr(vision, "vision_model", vision), text.base_model, _plain_head(text))
@@ -47,6 +47,40 @@ def load_towers(vision: Any, text: Any, processor: Any, dtype: torch.dtype) -> t
         for module in tower.modules():
             module.__dict__["_is_hf_initialized"] = True  # pretrained: not to be initialised again
     return towers, token_ids
+
+
+def load_language_model(text: str | PathLike[str], dtype: torch.dtype) -> PreTrainedModel:
+    """A pretrained causal language model, whole.
+
+    Args:
+        text: path or id.
+        dtype: of the weights.
+
+    Raises:
+        ValueError: if its files lack a weight, naming it.
+    """
+    return _whole(text, AutoModelForCausalLM.from_pretrained(text, dtype=dtype, output_loading_info=True))
+
+
+def load_vision_tower(vision: str | PathLike[str], dtype: torch.dtype) -> PreTrainedModel:
+    """The vision tower of a pretrained model, or of one that has two towers, whole.
+
+    Args:
+        vision: path or id.
+        dtype: of the weights.
+
+    Raises:
+        ValueError: if its files lack a weight, naming it.
+    """
+    model = _whole(vision, AutoModel.from_pretrained(vision, dtype=dtype, output_loading_info=True))
+    return getattr(model, "vision_model", model)
+
+
+def _whole(path: str | PathLike[str], loaded: Any) -> PreTrainedModel:
+    model, info = loaded
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(f"{path} lacks {len(missing)} weights of {type(model).__name__}, among them {missing[0]}")
+    return model
 
 
 def _plain_head(text: PreTrainedModel) -> nn.Linear:

@@ -1,0 +1,111 @@
+"""Reads checkpoints from their files: one or many shards, safetensors or torch, whatever they are wrapped in.
+
+Tensors stay in their files until they are used, where the files allow that. Nothing is ever unpickled but tensors.
+"""
+
+import json
+import pickle
+import re
+from collections import Counter
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from .checkpoint_names_cosmo import State
+
+
+_WRAPPERS = ("model_state_dict", "state_dict", "module", "model")
+_TORCH_FILES = ("*.bin", "*.pt", "*.pth")
+
+
+def read_state(path: Path) -> State:
+    """Tensors of a checkpoint under their names in the file.
+
+    Args:
+        path: a safetensors or torch file, an index of shards (`*.index.json`), or a folder of shards with or without
+            an index.
+
+    Raises:
+        ValueError: if a shard is missing or is not a file of tensors alone, or two shards differ about a tensor.
+    """
+    if not path.exists():
+        raise ValueError(f"there is no checkpoint {path}")
+    if path.name.endswith(".index.json"):
+        return _read_indexed(path)
+    if not path.is_dir():
+        return _read_file(path)
+    if indexes := sorted(path.glob("*.safetensors.index.json")) or sorted(path.glob("*.bin.index.json")):
+        return _read_indexed(indexes[0])
+    files = sorted(path.glob("*.safetensors")) or sorted(file for kind in _TORCH_FILES for file in path.glob(kind))
+    if not files:
+        raise ValueError(f"{path} holds neither .safetensors nor torch files ({', '.join(_TORCH_FILES)})")
+    _check_numbering(files)
+    return _read_shards(files)
+
+
+def _read_indexed(index: Path) -> State:
+    places = json.loads(index.read_text()).get("weight_map")
+    if not isinstance(places, dict):
+        raise ValueError(f"{index} has no weight_map: it is no index of shards")
+    files = [index.parent / name for name in sorted(set(places.values()))]
+    for file in files:
+        if not file.is_file():
+            raise ValueError(f"{index} names the shard {file.name}, which is missing")
+    state = _read_shards(files)
+    if lacking := sorted(places.keys() - state.keys()):
+        raise ValueError(f"the shards of {index} lack {len(lacking)} tensors that it names, among them {lacking[0]}")
+    return state
+
+
+def _check_numbering(files: list[Path]) -> None:
+    """Refuse a series `NAME-00001-of-00003` that is not whole."""
+    found = Counter(
+        (match[1], int(match[2])) for file in files if (match := re.fullmatch(r"(.+)-\d+-of-(\d+)", file.stem))
+    )
+    for (name, total), number in found.items():
+        if number != total:
+            raise ValueError(f"{files[0].parent} holds {number} of the {total} shards of {name}")
+
+
+def _read_shards(files: list[Path]) -> State:
+    state: State = {}
+    for file in files:
+        for name, tensor in _read_file(file).items():
+            if name in state and not torch.equal(state[name], tensor):
+                raise ValueError(f"tensor {name} of {file} differs from the one of the same name in another shard")
+            state[name] = tensor
+    return state
+
+
+def _read_file(path: Path) -> State:
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is no safetensors file: {error}") from error
+    state = _load_torch(path)
+    for wrapper in _WRAPPERS:
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f"{path} holds no state dict")
+    return state
+
+
+def _load_torch(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, ValueError):  # a file in the form before torch 1.6 cannot be mapped
+        pass
+    except pickle.UnpicklingError as error:
+        raise _unreadable(path, error) from error
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} is no torch file that can be read with weights_only=True: {error}")

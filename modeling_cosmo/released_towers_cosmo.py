@@ -1,0 +1,117 @@
+"""What the converter takes from the folders of the towers: their configs, and weights that a checkpoint leaves out."""
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from huggingface_hub import snapshot_download
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, MptConfig, PreTrainedConfig
+
+from .checkpoint_files_cosmo import read_state
+from .checkpoint_names_cosmo import State, rename
+from .towers_cosmo import load_language_model, load_vision_tower
+
+
+MOSAIC_GPT = "mosaic_gpt"
+"""`model_type` of MPT-1B, which brings its own code and its own names for what transformers calls MPT."""
+_MOSAIC_NAMES = {
+    "ln_1": "norm_1", "ln_2": "norm_2", "ln_f": "norm_f", "mlp.mlp_up": "ffn.up_proj", "mlp.mlp_down": "ffn.down_proj",
+    "attn.q_ln": "attn.Wqkv.q_norm", "attn.k_ln": "attn.Wqkv.k_norm",
+}  # fmt: skip
+
+
+class Layout(NamedTuple):
+    """Where a causal language model of transformers keeps its parts."""
+
+    base: str
+    """What it calls its base, such as `model`."""
+    layers: str
+    """Path of the decoder layers in that, such as `decoder.layers`."""
+    embedding: str
+    """Path of the token embeddings in the base, such as `decoder.embed_tokens`."""
+
+
+def read_layout(text_config: Any) -> Layout:
+    """Where a language model of this config keeps its parts."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(text_config)
+    names = {module: name for name, module in model.base_model.named_modules()}
+    stack = next(m for m in names if isinstance(m, nn.ModuleList) and len(m) == text_config.num_hidden_layers)
+    return Layout(model.base_model_prefix, names[stack], names[model.get_input_embeddings()])
+
+
+def read_text_config(text: str) -> Any:
+    """Config of a language model's folder or repository.
+
+    Raises:
+        ValueError: if transformers has no such model.
+    """
+    content, _ = PreTrainedConfig.get_config_dict(text)
+    return _mpt_config(content) if content.get("model_type") == MOSAIC_GPT else AutoConfig.from_pretrained(text)
+
+
+def read_tower_config(vision: str) -> Any:
+    """Config of the vision tower in a folder or repository, which may be of a whole CLIP or SigLIP."""
+    config = AutoConfig.from_pretrained(vision)
+    return getattr(config, "vision_config", config)
+
+
+def read_language_model(text: str, layout: Layout, dtype: torch.dtype) -> State:
+    """Weights of a language model with its head, under the names of `CosmoForConditionalGeneration`."""
+    content, _ = PreTrainedConfig.get_config_dict(text)
+    if content.get("model_type") == MOSAIC_GPT:
+        state = _read_mosaic_gpt(text, dtype)
+    else:
+        state = load_language_model(text, dtype).state_dict()
+    layer = re.compile(rf"^({re.escape(f'{layout.base}.{layout.layers}')}\.\d+)\.")
+    wrapped = {"lang_encoder." + layer.sub(r"\1.decoder_layer.", name): t for name, t in state.items()}
+    renamed, unknown = rename(wrapped, layout.base)
+    assert not unknown
+    return renamed
+
+
+def _read_mosaic_gpt(text: str, dtype: torch.dtype) -> State:
+    folder = text if Path(text).is_dir() else snapshot_download(text, allow_patterns=["*.bin*", "*.safetensors*"])
+    parts = "|".join(map(re.escape, _MOSAIC_NAMES))
+    return {
+        re.sub(rf"(?<=\.)({parts})(?=\.)", lambda match: _MOSAIC_NAMES[match[1]], name): tensor.to(dtype)
+        for name, tensor in read_state(Path(folder)).items()
+    }
+
+
+def read_vision_tower(vision: str, dtype: torch.dtype) -> State:
+    """Weights of a vision tower, under the names of `CosmoForConditionalGeneration`."""
+    tower = load_vision_tower(vision, dtype)
+    return {f"model.vision_tower.{name}": tensor for name, tensor in tower.state_dict().items()}
+
+
+def _mpt_config(content: dict[str, Any]) -> MptConfig:
+    """MPT-1B in the words of transformers.
+
+    Raises:
+        ValueError: if it differs from an MPT by more than its norms on queries and keys.
+    """
+    needed = {"alibi": True, "alibi_bias_max": 8, "no_bias": True, "mlp_ratio": 4, "logit_scale": None}
+    for name, value in needed.items():
+        if content.get(name) != value:
+            raise ValueError(f"{MOSAIC_GPT} with {name} {content.get(name)} cannot be served: it must be {value}")
+    return MptConfig(
+        d_model=content["d_model"],
+        n_heads=content["n_heads"],
+        n_layers=content["n_layers"],
+        max_seq_len=content["max_seq_len"],
+        vocab_size=content["vocab_size"],
+        attn_config={
+            "qk_ln": content["attn_qk_ln"],
+            "clip_qkv": content["attn_clip_qkv"],
+            "softmax_scale": content["softmax_scale"],
+        },
+    )
+
+
+def fit_rows(table: torch.Tensor, num_rows: int) -> torch.Tensor:
+    """A token table or head with another number of rows: cut, or new rows that are the mean of the known ones."""
+    new_rows = table.mean(dim=0, keepdim=True).expand(max(0, num_rows - len(table)), -1)
+    return torch.cat([table[:num_rows], new_rows])
