@@ -48,7 +48,7 @@ def _medium_of(part: dict[str, Any]) -> Any:
     """The medium of a part of a chat; `None` of text, and of a part that only holds a place."""
     kind = part["type"]
     if kind not in ("text", "image", "video"):
-        raise ValueError(f"a part of a chat has type {kind!r}; CosMo reads text, image and video")
+        raise ValueError(f"a part of a chat has type {kind!r}; CosmoProcessor reads text, image and video")
     if kind == "text":
         return None
     medium = next((part[key] for key in (kind, *PART_KEYS) if part.get(key) is not None), None)

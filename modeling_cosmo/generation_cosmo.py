@@ -34,7 +34,7 @@ _Base: Any = GenerationMixin  # its methods are typed for another `self`, which 
 
 
 class CosmoGenerationMixin(_Base):
-    """The three places where generation with media differs from generation of plain text."""
+    """The places where generation with media differs from generation of plain text."""
 
     def _expand_inputs_for_generation(
         self,
@@ -49,6 +49,13 @@ class CosmoGenerationMixin(_Base):
             expand_size, is_encoder_decoder, input_ids, **model_kwargs
         )
         return input_ids, model_kwargs | media
+
+    def _prepare_model_inputs(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Refuse ids that have no embedding: the first thing in `generate`, so that no layer meets them."""
+        inputs, name, model_kwargs = super()._prepare_model_inputs(*args, **kwargs)
+        if name == "input_ids":
+            _check_ids(inputs, self.config.text_config.vocab_size)
+        return inputs, name, model_kwargs
 
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
@@ -76,6 +83,21 @@ class CosmoGenerationMixin(_Base):
             for name in MEDIA_ARGUMENTS:
                 inputs.pop(name, None)
         return inputs | {"compute_contrastive": False}
+
+
+def _check_ids(input_ids: torch.Tensor, vocab_size: int) -> None:
+    """Refuse ids beyond the vocabulary.
+
+    Raises:
+        ValueError: naming the first of them and its place.
+    """
+    unknown = ((input_ids < 0) | (input_ids >= vocab_size)).nonzero().tolist()
+    if unknown:
+        row, column = unknown[0]
+        raise ValueError(
+            f"sample {row} has token id {int(input_ids[row, column])} at place {column}, but the model's vocabulary "
+            f"has {vocab_size} tokens: is this the model's own tokenizer?"
+        )
 
 
 def _without_cached_media(

@@ -16,10 +16,9 @@ from .chat_cosmo import CHAT_TEMPLATE, media_of_chats
 from .configuration_cosmo import CosmoConfig
 from .frames_cosmo import Frame, FrameReader
 from .media_inputs_cosmo import pair_media
-from .tokens_cosmo import ADDED_TOKENS, END_OF_CHUNK, PADDING, VISUAL
+from .tokens_cosmo import ADDED_TOKENS, END_OF_CHUNK, IGNORED_LABEL, PADDING, VISUAL
 
 
-IGNORED_LABEL = -100
 AUTO_MAP = {"AutoProcessor": "processing_cosmo.CosmoProcessor"}
 """Where a saved folder's own code stands."""
 HUB_OPTIONS = ("cache_dir", "local_files_only", "token", "revision", "subfolder")

@@ -1,0 +1,267 @@
+"""Each kind of bad input meets one clear ValueError before the model runs. The titles are the issue's own words."""
+
+import io
+import struct
+import wave
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from modeling_cosmo import CosmoProcessor
+from tests.modeling_cosmo.tiny import tiny_tokenizer, tiny_vision
+from tests.modeling_cosmo.videos import write_video
+
+
+def frames(num, height=9, width=11):
+    return np.zeros((num, 3, height, width), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    return write_video(tmp_path_factory.mktemp("video") / "clip.mp4", 10, rate=5)  # 2 s
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"text": ["a", "<visual><visual>"], "images": [[], [frames(1)[0]]]}, "1 has 2 <visual> .* but 1 media"),
+        ({"text": "a<visual>"}, "0 has 1 <visual> placeholders but 0 media"),
+        ({"text": "a", "images": [frames(1)[0]]}, "0 has 0 <visual> placeholders but 1 media"),
+        ({"text": ["<visual>", "<visual>"], "images": [[frames(1)[0]], []]}, "1 has 1 <visual> .* but 0 media"),
+        ({"text": "<visual>a", "images": [frames(1)[0]], "videos": [frames(2)]}, "0 has 1 <visual> .* but 2 media"),
+        (
+            {"text": "a star<visual>", "images": [frames(1)[0]], "truncation": True, "max_length": 1,
+             "truncation_side": "right"},
+            r"0 has 0 <visual> placeholders but 1 media \(1 more were cut off by truncation\)",
+        ),
+    ],
+)  # fmt: skip
+def test_counts_of_visual_and_media_that_differ(processor, call, message):
+    call = dict(call)
+    processor.tokenizer.truncation_side = call.pop("truncation_side", "right")
+    with pytest.raises(ValueError, match=f"sample {message}"):
+        processor(**call)
+
+
+def test_counts_that_differ_in_a_chat(processor, pictures):
+    chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a"}]}]
+    with pytest.raises(ValueError, match="sample 0 has 1 <visual> placeholders but 0 media"):
+        processor.apply_chat_template(chat, tokenize=True)
+
+
+def test_frames_of_different_sizes(processor, pictures):
+    with pytest.raises(
+        ValueError, match=r"sample 1: a video needs frames of one size, got \[\(17, 13\), \(17, 14\)\]"
+    ):
+        processor(videos=[[frames(2)], [pictures[:2]]])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"images": [[Image.new("RGB", (0, 3))]]}, r"a picture is empty: its size is \(0, 3\)"),
+        ({"images": [[frames(1, height=0)[0]]]}, r"a picture is empty: its shape is \(3, 0, 11\)"),
+        ({"videos": [[frames(2, width=0)]]}, r"a video is empty: its shape is \(2, 3, 9, 0\)"),
+        ({"videos": [[frames(0)]]}, "a video needs frames of one size, got no frames"),
+        ({"images": [[b""]]}, "picture of 0 bytes cannot be read"),
+    ],
+)
+def test_empty_pictures(processor, call, message):
+    with pytest.raises(ValueError, match=f"sample 0: {message}"):
+        processor(**call)
+
+
+def with_huge_header(data):
+    """A PNG of 3 pixels that says it has 400 megapixels."""
+    header = b"IHDR" + struct.pack(">II", 20_000, 20_000) + data[24:29]
+    return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+
+
+def test_pictures_that_cannot_be_read(processor, pictures, tmp_path):
+    buffer = io.BytesIO()
+    pictures[0].save(buffer, "PNG")
+    data = buffer.getvalue()
+    (tmp_path / "no.png").write_text("no picture")
+    (tmp_path / "huge.png").write_bytes(with_huge_header(data))
+    (tmp_path / "torn.png").write_bytes(data[:90])
+    wrong = {
+        tmp_path / "no.png": r"no\.png cannot be read",
+        tmp_path / "huge.png": r"huge\.png cannot be read: Image size \(400000000 pixels\) exceeds limit",
+        "/no/such.png": r"/no/such\.png cannot be read: Incorrect image source",
+        "x" * 5000: "x{120}[.]{3} cannot be read",
+        data[:90]: "of 90 bytes cannot be read",
+    }
+    for value, message in wrong.items():
+        with pytest.raises(ValueError, match=f"sample 1: picture .*{message}") as raised:
+            processor(images=[[pictures[0]], [value]])
+        assert len(str(raised.value)) < 400, "one line, however long the culprit"
+    with (
+        Image.open(tmp_path / "torn.png") as opened,  # by the caller, who has not read it yet
+        pytest.raises(ValueError, match="sample 0: a picture cannot be read"),
+    ):
+        processor(images=[opened])
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (np.zeros((4, 5, 3)), "must be uint8 .* float64 .*; floats from 0 to 1 need do_rescale=False"),
+        (np.zeros((5, 6, 7), np.uint8), "3 channels .* got uint8"),
+        (torch.zeros(3, 4, 5, dtype=torch.int64), "got int64"),
+        ({"picture": "a.png"}, r"unknown keys \(picture\); it may have image, bytes, path, url, base64"),
+        ({"path": None}, "a dict for image holds no image"),
+    ],
+)
+def test_pictures_of_the_wrong_form(processor, picture, message):
+    with pytest.raises(ValueError, match=f"sample 0: .*{message}"):
+        processor(images=[[picture]])
+
+
+def test_floats_that_are_not_rescaled_must_lie_from_0_to_1(processor):
+    with pytest.raises(ValueError, match=r"sample 0: a picture of floats must lie from 0 to 1, got 0.0 to 255.0"):
+        processor(images=[[np.array([0.0, 255.0] * 30).reshape(3, 4, 5)]], do_rescale=False)
+
+
+def sound_alone():
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", "none"))
+        sound.writeframes(bytes(1600))
+    return buffer.getvalue()
+
+
+def test_a_video_that_cannot_be_decoded(processor, video, tmp_path):
+    data = video.read_bytes()
+    playlist = tmp_path / "list.mp4"
+    playlist.write_text(f"ffconcat version 1.0\nfile {video}\n")
+    (tmp_path / "folder.mp4").mkdir()
+    write_video(tmp_path / "none.mp4", 0, rate=5)
+    write_video(tmp_path / "whole.mkv", 40, rate=5, noisy=True)
+    torn = (tmp_path / "whole.mkv").read_bytes()
+    wrong = {
+        b"no video at all": "video of 15 bytes cannot be decoded",
+        b"": "video of 0 bytes cannot be decoded",
+        data[: len(data) // 2]: "cannot be decoded: no video, or cut off before its index",
+        torn[: len(torn) // 2]: "is cut off: its last frame ends at",
+        sound_alone(): "has no picture stream",
+        tmp_path / "missing one.mp4": "missing one.mp4 cannot be decoded: there is no such file",
+        tmp_path / "folder.mp4": "there is no such file",
+        tmp_path / "none.mp4": r"none\.mp4 ",
+        playlist: r"list\.mp4 cannot be decoded",
+        "https://127.0.0.1:9/clip.mp4": "video https://127.0.0.1:9/clip.mp4 cannot be read",
+    }
+    for value, message in wrong.items():
+        with pytest.raises(ValueError, match=f"sample 1: .*{message}"):
+            processor(videos=[[frames(2)], [value]])
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ({"start_s": 2.0}, "no frame from 2.0 s to 2.0 s .its length is 2.0 s"),
+        ({"start_s": 7}, "no frame from 7 s to 2.0 s"),
+        ({"start_s": 1.0, "end_s": 0.5}, "no frame from 1.0 s to 0.5 s"),
+        ({"start_s": -1.0}, "no frame from -1.0 s"),
+        ({"start_s": "1.0"}, "start_s of a video is '1.0'; it must be a number of seconds"),
+        ({"end_s": float("nan")}, "end_s of a video is nan"),
+        ({"begin_s": 1.0}, r"unknown keys \(begin_s\); it may have video, bytes, path, url, start_s, end_s"),
+    ],
+)
+def test_start_s_past_the_end(processor, video, times, message):
+    with pytest.raises(ValueError, match=f"sample 1: .*{message}"):
+        processor(videos=[[frames(2)], [{"path": video} | times]])
+    part = {"type": "video", "path": str(video)} | times
+    if "begin_s" not in times:
+        with pytest.raises(ValueError, match=f"sample 0: .*{message}"):
+            processor.apply_chat_template([{"role": "user", "content": [part]}], tokenize=True)
+
+
+def test_times_of_frames_that_are_given(processor):
+    with pytest.raises(ValueError, match="sample 0: start_s and end_s need a video file"):
+        processor(videos=[[{"video": frames(3), "start_s": 1.0}]])
+
+
+def test_ids_beyond_the_vocabulary(model, processor):
+    inputs = processor(text=["a red", "a"])
+    vocab_size = model.config.text_config.vocab_size
+    inputs["input_ids"][1, -1] = vocab_size
+    message = f"sample 1 has token id {vocab_size} at place .*, but the model's vocabulary has {vocab_size} tokens"
+    with pytest.raises(ValueError, match=message):
+        model.generate(**inputs, max_new_tokens=2)
+    with pytest.raises(ValueError, match="sample 1 has token id -100"):
+        model.generate(inputs["input_ids"].masked_fill(inputs["input_ids"] == vocab_size, -100), max_new_tokens=2)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_vocabulary(model, processor, tmp_path):
+    num_tokens = len(processor.tokenizer)
+    processor.tokenizer.add_tokens(["surplus"])
+    with pytest.raises(ValueError, match=f"has {num_tokens + 1} tokens but the model's vocabulary {num_tokens}"):
+        processor.check_config(model.config)
+
+
+def test_a_tokenizer_whose_special_token_ids_differ_from_the_config(model, processor, tmp_path):
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    CosmoProcessor.from_pretrained(tmp_path)
+    model.config.visual_token_id = 3
+    model.save_pretrained(tmp_path)
+    right = processor.token_ids()["visual_token_id"]
+    message = f"visual_token_id is 3 in the config but {right} in the tokenizer"
+    with pytest.raises(ValueError, match=message):
+        processor.check_config(model.config)
+    with pytest.raises(ValueError, match=message):
+        CosmoProcessor.from_pretrained(tmp_path)
+
+
+def test_a_tokenizer_without_the_special_tokens(processor):
+    with pytest.raises(ValueError, match=r"lacks <visual> and <\|endofchunk\|>"):
+        CosmoProcessor(processor.image_processor, tiny_tokenizer())
+
+
+def test_more_frames_than_the_model_has_places_for(model, processor):
+    inputs = processor(text="<visual>a", videos=[frames(4)])
+    with pytest.raises(ValueError, match="a medium has 4 frames; max_frames of the config is 3"):
+        model(**inputs)
+
+
+def test_labels_of_which_none_counts(model, processor, pictures):
+    """Loss and gradient are 0; the mean over no labels would be no number, and so would all weights be."""
+    inputs = processor(text="<visual>a", images=pictures[:1])
+    out = model(**inputs, labels=torch.full_like(inputs["input_ids"], -100))
+    out.lm_loss.backward()
+    assert out.lm_loss.item() == 0
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({}, "give text, images or videos"),
+        ({"text": [3]}, r"text must be a string or a list of strings, got \[3\]"),
+        ({"text": []}, r"text must be a string or a list of strings, got \[\]"),
+        ({"text": "a", "return_tensors": "np"}, "return_tensors is 'np'.* use 'pt'"),
+        ({"videos": [frames(2)], "num_frames": 0}, "num_frames is 0; it must be at least 1"),
+        ({"videos": [frames(2)], "fps": 2}, "has no option fps for videos alone; it has num_frames, do_sample_frames"),
+        ({"videos": [frames(2)], "videos_kwargs": {"size": 3}}, "has no option size for videos alone"),
+        ({"text": ["a", "b"], "images": [[frames(1)[0]]] * 3}, "images holds 3 lists for 2 samples"),
+        ({"images": [[frames(1)[0]], [3.5]]}, "sample 1: cannot read images given as a list of float"),
+        ({"images": 3}, "images must be a list per sample, got int"),
+    ],
+)
+def test_calls_that_cannot_be_meant(processor, call, message):
+    with pytest.raises(ValueError, match=message):
+        processor(**call)
+
+
+def test_a_chat_with_sound(processor):
+    chat = [{"role": "user", "content": [{"type": "audio", "path": "a.wav"}]}]
+    with pytest.raises(ValueError, match="type 'audio'; CosmoProcessor reads text, image and video"):
+        processor.apply_chat_template(chat, tokenize=True)
+
+
+def test_a_processor_that_takes_no_frames():
+    with pytest.raises(ValueError, match="num_frames is 0; it must be at least 1"):
+        CosmoProcessor.from_towers(tiny_vision(), tiny_tokenizer(), num_frames=0)
