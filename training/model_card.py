@@ -1,9 +1,11 @@
-"""The model card of a saved CosMo: what it is from its config, and measured results only."""
+"""Cards of models made here: the quickstart's with its results, and what a folder without card is published with."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 
-def make_model_card(config: Any, results: dict[str, Any], name: str) -> str:
+def quickstart_card(config: Any, results: dict[str, Any], name: str) -> str:
     """README.md of a quickstart's model folder.
 
     Args:
@@ -11,8 +13,66 @@ def make_model_card(config: Any, results: dict[str, Any], name: str) -> str:
         results: what results.json holds.
         name: the run's name.
     """
+    from modeling_cosmo.model_card_cosmo import make_model_card
+
+    return make_model_card(
+        config,
+        f"CosMo, {name}",
+        about="A CosMo model ([arXiv 2401.00849](https://arxiv.org/abs/2401.00849)), trained on the toy world: "
+        "rendered videos of eight actions of coloured shapes. It knows nothing else, and shows how the parts work. "
+        "Both towers were kept as they were.",
+        results=_quickstart_results(results),
+        limits="Sees shapes, colours, backgrounds and actions of the toy world. Pictures of anything else get a toy "
+        "caption. A search with half a caption ranks poorly: texts are told from each other as in training.",
+        license="apache-2.0",
+        language="en",
+    )
+
+
+def write_missing_card(folder: Path, repo_id: str) -> bool:
+    """Gives a model folder without README.md a card made of its config; no licence and no results are invented.
+
+    Args:
+        folder: A saved CosMo; of anything else nothing is written.
+        repo_id: Where the card's examples load the model from.
+
+    Returns:
+        Whether a card was written.
+
+    Raises:
+        ValueError: `repo_id` is no name.
+    """
+    config_file = folder / "config.json"
+    if (folder / "README.md").exists() or not _is_cosmo(config_file):
+        return False
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # in no __all__
+
+    from modeling_cosmo import CosmoConfig
+    from modeling_cosmo.model_card_cosmo import make_model_card
+
+    validate_repo_id(repo_id)
+    card = make_model_card(
+        CosmoConfig.from_pretrained(folder),
+        repo_id.rsplit("/", 1)[-1],
+        repository=repo_id,
+        has_processor=(folder / "processor_config.json").is_file(),
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    return True
+
+
+def _is_cosmo(config_file: Path) -> bool:
+    try:
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # publishing names what is wrong
+    return isinstance(config, dict) and config.get("model_type") == "cosmo" and "text_config" in config
+
+
+def _quickstart_results(results: dict[str, Any]) -> str:
     caption, retrieval, blind, chance = (results[key] for key in ("caption", "retrieval", "blind", "chance"))
     order = results["frame_order"]
+    without = "not measured" if order["without"] is None else f"{order['without']:.3f}"
     rows = [
         ("captions with the right colour and shape", "caption", "object_accuracy"),
         ("captions with the right action", "caption", "action_accuracy"),
@@ -24,63 +84,20 @@ def make_model_card(config: Any, results: dict[str, Any], name: str) -> str:
         f"| {title} | {results[kind][key]:.3f} | {blind[kind][key]:.3f} | {chance[kind][key]:.3f} |"
         for title, kind, key in rows
     ]
-    without = "not measured" if order["without"] is None else f"{order['without']:.3f}"
-    text, vision = config.get_text_config(), config.vision_config
-    lines = [
-        "---",
-        "library_name: transformers",
-        "pipeline_tag: image-text-to-text",
-        "license: apache-2.0",
-        "language: en",
-        "tags: [cosmo, flamingo, video-captioning, video-text-retrieval]",
-        "---",
-        "",
-        f"# CosMo, {name}",
-        "",
-        "A CosMo model ([arXiv 2401.00849](https://arxiv.org/abs/2401.00849)) that was trained on the toy world: "
-        "rendered videos of eight actions of coloured shapes. It knows nothing else, and shows how the parts work.",
-        "",
-        "## Use",
-        "",
-        "```python",
-        "from transformers import AutoModelForImageTextToText, AutoProcessor",
-        "",
-        'model = AutoModelForImageTextToText.from_pretrained("FOLDER", trust_remote_code=True)',
-        'processor = AutoProcessor.from_pretrained("FOLDER", trust_remote_code=True)',
-        'inputs = processor(text=["<visual>"], videos=[frames], return_tensors="pt")  # uint8 (F, 3, H, W), or a path',
-        "print(processor.batch_decode(model.generate(**inputs, max_new_tokens=24), skip_special_tokens=True))",
-        "```",
-        "",
-        "Loading runs the Python files of this folder: read them first if you do not trust where they come from.",
-        "",
-        "## Architecture",
-        "",
-        f"- language model: {text.model_type}, {text.num_hidden_layers} layers, width {text.hidden_size}, frozen",
-        f"- vision tower: {vision.model_type}, {vision.num_hidden_layers} layers, width {vision.hidden_size}, "
-        f"{vision.image_size} px, frozen",
-        f"- gated cross-attention before layers {config.block_positions}",
-        f"- resampler: {config.resampler_depth} layers, {config.num_visual_tokens} visual tokens, "
-        + (f"frame positions for up to {config.max_frames} frames" if config.max_frames else "no frame positions"),
-        f"- trainable share of the parameters: {100 * results['trainable_share']:.1f} %",
-        "",
-        "## Results",
-        "",
-        f"Measured on {caption['num']} clips whose combinations of shape, colour and action were never shown in any "
-        f"training, and on searches among {retrieval['num']} clips with different captions. Blind: the same model "
-        "with the videos shuffled among each other.",
-        "",
-        "| score | CosMo | blind | chance |",
-        "| --- | --- | --- | --- |",
-        *table,
-        "",
-        f"Right action among pairs that only the order of frames tells apart: {order['with_frame_positions']:.3f}; "
-        f"the same model without frame position embeddings: {without}.",
-        "",
-        f"Made by `{results['command']}`, seed {results['seed']}, code {results['revision'] or 'unknown'}.",
-        "",
-        "## Limits",
-        "",
-        "Sees shapes, colours, backgrounds and actions of the toy world. Pictures of anything else get a toy caption.",
-        "",
-    ]
-    return "\n".join(lines)
+    return "\n".join(
+        [
+            f"Measured on {caption['num']} clips whose combinations of shape, colour and action were in no training, "
+            f"and on searches among {retrieval['num']} clips with different captions. Blind: the same model "
+            "with the videos shuffled among each other.",
+            "",
+            "| score | CosMo | blind | chance |",
+            "| --- | --- | --- | --- |",
+            *table,
+            "",
+            "Right action among pairs that only the order of frames tells apart: "
+            f"{order['with_frame_positions']:.3f}; the same model without frame position embeddings: {without}.",
+            "",
+            f"Share of the parameters that trained: {100 * results['trainable_share']:.1f} %. "
+            f"Made by `{results['command']}`, seed {results['seed']}, code {results['revision'] or 'unknown'}.",
+        ]
+    )

@@ -20,7 +20,7 @@ from training.config import TrainingConfig, config_from_dict, read_yaml
 from training.evaluation.borders import border_scores
 from training.evaluation.toy import evaluate_toy
 from training.loop import train
-from training.model_card import make_model_card
+from training.model_card import quickstart_card
 from training.report import write_report
 from training.run_folder import code_revision, replace_folder, replace_text
 from training.stages import Stages, digest_sources, sole_user
@@ -181,7 +181,7 @@ class Quickstart:
         }
         with replace_folder(self.output / "model") as folder:
             shutil.copytree(trained, folder, dirs_exist_ok=True)
-            card = make_model_card(model.config, results, self.output.name)
+            card = quickstart_card(model.config, results, self.output.name)
             (folder / "README.md").write_text(card, encoding="utf-8")
         replace_text(self.output / "results.json", json.dumps(results, indent=1) + "\n")
         write_report(self.output / "report.html", results, scores, self.output / "training", self.videos / "test")
