@@ -21,6 +21,7 @@ from .contrastive_cosmo import contrastive_loss, gather_rows
 from .cross_attention_cosmo import LayerTap, wrap_decoder_layers
 from .freezing_cosmo import set_eval_but_adapters
 from .generation_cosmo import CosmoGenerationMixin, default_generation_tokens
+from .loss_cosmo import next_token_loss
 from .media_attention_cosmo import media_visibility
 from .new_tokens_cosmo import CosmoNewTokens
 from .outputs_cosmo import CosmoCausalLMOutput, CosmoModelOutput
@@ -354,6 +355,7 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
         embeddings = self.model.get_input_embeddings()
         num_tokens, width = embeddings.weight.shape
         self.lm_head = towers.head if towers else nn.Linear(width, num_tokens, bias=False)
+        self.loss_function = next_token_loss
         name = next(name for name, module in self.named_modules() if module is embeddings)
         self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
         for key, value in default_generation_tokens(config).items():

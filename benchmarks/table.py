@@ -1,0 +1,75 @@
+"""A benchmark's results as rows, and their section of docs/benchmarks.md."""
+
+import platform
+import re
+import subprocess
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One measured figure and what it should be."""
+
+    name: str
+    """What was measured."""
+    value: float
+    """The figure."""
+    goal: str = ""
+    """What it must reach, such as `<= 1.20`; empty: reported only."""
+    unit: str = "x"
+    """`x` for a ratio."""
+    detail: str = ""
+    """The times behind a ratio, for example."""
+
+    @property
+    def reached(self) -> bool:
+        """Whether the goal, if there is one, is reached."""
+        if not self.goal:
+            return True
+        relation, number = self.goal.split()
+        return self.value <= float(number) if relation == "<=" else self.value >= float(number)
+
+    def line(self) -> str:
+        """As a line of a Markdown table."""
+        mark = "" if not self.goal else "yes" if self.reached else "**no**"
+        return f"| {self.name} | {self.value:.3g} {self.unit} | {self.goal} | {mark} | {self.detail} |"
+
+
+def table(rows: list[Row]) -> str:
+    """Rows as a Markdown table."""
+    head = ["| measured | result | goal | reached | behind it |", "| --- | --- | --- | --- | --- |"]
+    return "\n".join([*head, *(row.line() for row in rows)])
+
+
+def machine() -> str:
+    """Processor, cores, and the versions that speed depends on."""
+    try:
+        processor = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+        name = processor[1] if processor else platform.processor()
+    except OSError:
+        name = platform.processor()
+    packages = ", ".join(f"{package} {version(package)}" for package in ("torch", "transformers"))
+    return f"{name}, Python {platform.python_version()}, {packages}"
+
+
+def write_section(title: str, command: str, notes: str, rows: list[Row]) -> None:
+    """Replace the section of this title in docs/benchmarks.md, or append it."""
+    revision = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=PAGE.parent, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    day = datetime.now(UTC).date().isoformat()
+    section = (
+        f"## {title}\n\n`{command}` on {day}, code {revision or 'unknown'}: {machine()}.\n\n{notes}\n\n{table(rows)}\n"
+    )
+    page = PAGE.read_text() if PAGE.exists() else "# Benchmarks\n"
+    pattern = re.compile(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+    page, known = pattern.subn(lambda _: f"{section}\n", page)
+    if not known:
+        page = f"{page.rstrip()}\n\n{section}"
+    PAGE.write_text(f"{page.rstrip()}\n")
