@@ -34,6 +34,7 @@ EXTRA_OF = {  # a module whose absence means that an extra of pyproject.toml is 
     "datasets": "data",
     "gradio": "demo",
     "peft": "train",
+    "peft": "train",
     "psutil": "train",
     "pyarrow": "data",
     "torch": "model",
