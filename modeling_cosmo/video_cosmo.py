@@ -37,9 +37,10 @@ class Span(NamedTuple):
 
 
 class TimedFrame(NamedTuple):
-    """A decoded frame and when it begins, in seconds from the first frame."""
+    """A decoded frame and when it is shown, in seconds from the first frame."""
 
     start_s: float
+    end_s: float
     frame: Any
 
 
@@ -108,11 +109,10 @@ def _read_frames(container: Any, name: str, num_frames: int, start_s: float, end
         shown = list(_shown_at(container, stream, times, may_jump=False))
     if not shown:
         raise ValueError(f"{name} has no frames from {span.start_s} s to {span.end_s} s")
-    late_s = times[-1] - _end_s(shown[-1], stream)
-    if span.is_exact and late_s > MISSING_TOLERANCE_S:
+    if span.is_exact and times[-1] - shown[-1].end_s > MISSING_TOLERANCE_S:
         raise ValueError(
-            f"{name} is cut off: its last frame ends at {times[-1] - late_s:.2f} s, but it says it goes on to at "
-            f"least {times[-1]:.2f} s"
+            f"{name} is cut off: its last frame ends at {shown[-1].end_s:.2f} s, but it says it goes on to at least "
+            f"{times[-1]:.2f} s"
         )
     return _stack_pixels([timed.frame for timed in shown], name)
 
@@ -168,7 +168,7 @@ def _shown_at(container: Any, stream: Any, times: list[float], may_jump: bool) -
             current, following = following, next(decoded, None)
         if current is None:
             return
-        yield current
+        yield current if following is None else current._replace(end_s=following.start_s)
 
 
 def _jump(container: Any, stream: Any, following: TimedFrame | None, time_s: float) -> bool:
@@ -198,18 +198,13 @@ def _timed(container: Any, stream: Any) -> Iterator[TimedFrame]:
     next_s = 0.0
     for frame in container.decode(stream):
         start_s = next_s if frame.pts is None or not has_times else float((frame.pts - begin) * stream.time_base)
-        yield TimedFrame(start_s, frame)
-        next_s = start_s + _frame_s(stream)
+        next_s = start_s + (float(frame.duration * stream.time_base) if frame.duration else _frame_s(stream))
+        yield TimedFrame(start_s, next_s, frame)
 
 
 def _frame_s(stream: Any) -> float:
     rate = stream.average_rate or stream.guessed_rate
     return float(1 / rate) if rate else 0.04
-
-
-def _end_s(timed: TimedFrame, stream: Any) -> float:
-    duration = timed.frame.duration
-    return timed.start_s + (float(duration * stream.time_base) if duration else _frame_s(stream))
 
 
 def _stack_pixels(frames: list[Any], name: str) -> np.ndarray:

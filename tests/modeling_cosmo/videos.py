@@ -1,5 +1,7 @@
 """Writes videos whose every frame says by its brightness which one it is."""
 
+from fractions import Fraction
+
 import av
 import numpy as np
 
@@ -24,10 +26,11 @@ def write_video(path, num_frames, rate, *, noisy=False, codec="libx264", contain
     """
     draw = np.random.default_rng(0)
     with av.open(str(path), "w", container_options=container or {}) as output:
-        stream = output.add_stream(codec, rate=rate, options={"crf": "1"} | options)
-        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
+        quality = {} if codec in ("gif", "mpeg4") else {"crf": "1"}
+        stream = output.add_stream(codec, rate=rate, options=quality | options)
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "rgb8" if codec == "gif" else "yuv420p"
         if times:
-            stream.codec_context.time_base = stream.time_base = "1/1000"
+            stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
         output.start_encoding()  # a header even where no frame follows
         for index in range(num_frames):
             pixels = np.full((HEIGHT, WIDTH, 3), STEP * (index % 25), dtype=np.uint8)
@@ -35,7 +38,7 @@ def write_video(path, num_frames, rate, *, noisy=False, codec="libx264", contain
                 draw.integers(0, 256, pixels.shape, dtype=np.uint8) if noisy else pixels, format="rgb24"
             )
             if times:
-                frame.pts, frame.time_base = times[index], "1/1000"
+                frame.pts, frame.time_base = times[index], Fraction(1, 1000)
             output.mux(stream.encode(frame))
         output.mux(stream.encode())
     return path
