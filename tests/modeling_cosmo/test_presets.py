@@ -1,8 +1,8 @@
 """Published sizes of the released models, on the meta device, against the counts of both code bases.
 
 Sizes of the language models: the config.json of their repositories on the Hub. Counts: from running both code bases;
-OpenFlamingo trains the token embeddings too. MPT's table has rows without a token, 50,432 in all (which the counts of 3B
-and 9B fit); RedPajama's was cut to the 50,280 tokens of its tokenizer with three new ones (which the count of 4B fits).
+OpenFlamingo trains the token embeddings too. MPT's table has rows without a token, 50,432 in all (which the counts of
+3B and 9B fit); RedPajama's was cut to the 50,280 tokens of its tokenizer with three new ones (the count of 4B).
 """
 
 import pytest
