@@ -1,6 +1,9 @@
 """Tiny towers and models, and where the parity fixtures lie."""
 
+import functools
 import os
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -41,3 +44,20 @@ def pictures():
     generator = torch.Generator().manual_seed(3)
     arrays = [torch.randint(0, 256, (13 + i, 17, 3), generator=generator, dtype=torch.uint8).numpy() for i in range(7)]
     return [Image.fromarray(array) for array in arrays]
+
+
+@pytest.fixture
+def served(tmp_path):
+    """Address under which `tmp_path` is served on this machine."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
