@@ -22,6 +22,8 @@ class CosmoCache(EncoderDecoderCache):
         """Place of every media slot in its sample's order, shape `(B, M)`; see `media_places`."""
         self.num_seen: torch.Tensor | None = None
         """Media that each text row has come to so far, shape `(R,)`; generated placeholders do not count."""
+        self.length_with_media: int | torch.Tensor = 0
+        """Tokens up to the last placeholder of any row; cropping cannot go behind it."""
 
     def add_media(self, places: torch.Tensor) -> torch.Tensor:
         """Append the slots of new media to those of earlier turns.
@@ -38,6 +40,19 @@ class CosmoCache(EncoderDecoderCache):
             places = torch.cat([self.places, places], dim=-1)
         self.places = places
         return places
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Remove the last tokens of the text, `tokens_to_remove` of them as a negative number.
+
+        Raises:
+            ValueError: if the placeholder of a medium is among them.
+        """
+        if self.get_seq_length() + tokens_to_remove < self.length_with_media:
+            raise ValueError(
+                f"cannot remove {-tokens_to_remove} of {self.get_seq_length()} cached tokens: token "
+                f"{int(self.length_with_media) - 1} stands for a medium, which the cache cannot give up"
+            )
+        super().crop(tokens_to_remove)
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """Reorder the text's part; the media of all beams of a sample are the same."""
@@ -66,6 +81,7 @@ class CosmoCache(EncoderDecoderCache):
         """Forget the text and its media."""
         super().reset()
         self.places = self.num_seen = None
+        self.length_with_media = 0
 
 
 def follow_media(
@@ -96,5 +112,13 @@ def follow_media(
     num_seen = torch.zeros_like(num_media) if cache is None or cache.num_seen is None else cache.num_seen
     media_index = last_media_index(is_placeholder, num_seen, num_media)
     if cache is not None:
+        if is_real is not None:
+            cache.length_with_media = cache.get_seq_length() + _last_step(media_index, num_seen)
         cache.num_seen = media_index[:, -1] + 1
     return places, media_index
+
+
+def _last_step(media_index: torch.Tensor, num_seen: torch.Tensor) -> torch.Tensor:
+    """Tokens of this piece, `(R, L)`, up to the last that comes to a further medium, in any row; 0 if none does."""
+    num_before = (media_index < media_index[:, -1:]).sum(dim=-1)  # (R,)
+    return ((num_before + 1) * (media_index[:, -1] >= num_seen)).amax()

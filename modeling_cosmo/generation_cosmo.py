@@ -60,24 +60,36 @@ class CosmoGenerationMixin(_Base):
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:
-        """Put the language model's cache beside one for the media."""
+        """Put the language model's cache beside one for the media.
+
+        Raises:
+            ValueError: if the prompt is to be read in chunks and has media.
+        """
+        if generation_config.prefill_chunk_size and any(
+            model_kwargs.get(name) is not None for name in MEDIA_ARGUMENTS
+        ):
+            raise ValueError("prefill_chunk_size cannot be given with media: they go with the whole prompt")
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
         cache = model_kwargs.get("past_key_values")
         if cache is not None and not hasattr(cache, "places"):
             model_kwargs["past_key_values"] = CosmoCache(cache)
 
     def prepare_inputs_for_generation(
-        self, input_ids: torch.Tensor, *args: Any, is_first_iteration: bool = False, **kwargs: Any
+        self,
+        input_ids: torch.Tensor,
+        *args: Any,
+        inputs_embeds: torch.Tensor | None = None,
+        is_first_iteration: bool = False,
+        **kwargs: Any,
     ) -> dict[str, Any]:
         """Give the media to the first pass only, whose cache serves the others; embeddings are not needed."""
         cache = kwargs.get("past_key_values")
         if is_first_iteration and getattr(cache, "places", None) is not None:
-            new_ids = (
-                input_ids[:, -kwargs["next_sequence_length"] :] if kwargs.get("next_sequence_length") else input_ids
-            )
-            kwargs |= _without_cached_media(input_ids, new_ids, cache, kwargs, self.config.visual_token_id)
+            is_placeholder = self.model._find_placeholders(input_ids if inputs_embeds is None else None, inputs_embeds)
+            is_new = is_placeholder[:, -(kwargs.get("next_sequence_length") or 0) :]
+            kwargs |= _without_cached_media(is_placeholder, is_new, kwargs)
         inputs = super().prepare_inputs_for_generation(
-            input_ids, *args, is_first_iteration=is_first_iteration, **kwargs
+            input_ids, *args, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
         if not is_first_iteration and kwargs.get("use_cache", True):
             for name in MEDIA_ARGUMENTS:
@@ -100,17 +112,13 @@ def _check_ids(input_ids: torch.Tensor, vocab_size: int) -> None:
         )
 
 
-def _without_cached_media(
-    input_ids: torch.Tensor, new_ids: torch.Tensor, cache: Any, media: dict[str, Any], visual_token_id: int
-) -> dict[str, Any]:
+def _without_cached_media(is_placeholder: torch.Tensor, is_new: torch.Tensor, media: dict[str, Any]) -> dict[str, Any]:
     """Media of a later turn: those of the new text alone, or of the whole text, whose beginning the cache holds.
 
     Args:
-        input_ids: the whole text or its new part, shape `(R, L)`.
-        new_ids: the part that the cache does not hold, shape `(R, L_new)`.
-        cache: a `CosmoCache` with media.
+        is_placeholder: where the whole text or its new part has a placeholder, boolean `(R, L)`.
+        is_new: the same for the part that the cache does not hold, `(R, L_new)`.
         media: the media arguments of `CosmoModel.forward`.
-        visual_token_id: id of the placeholder.
 
     Returns:
         Media arguments without what the cache holds.
@@ -123,10 +131,10 @@ def _without_cached_media(
     if frames is None:
         return {}
     mask = given.get("media_mask", torch.ones(frames.shape[:3], dtype=torch.bool, device=frames.device)).clone()
-    step = len(input_ids) // len(frames)  # rows of one sample are neighbours
+    step = len(is_placeholder) // len(frames)  # rows of one sample are neighbours
     num_given = mask.any(dim=-1).sum(dim=-1).tolist()
-    num_new = (new_ids[::step] == visual_token_id).sum(dim=-1).tolist()
-    num_all = (input_ids[::step] == visual_token_id).sum(dim=-1).tolist()
+    num_new = is_new[::step].sum(dim=-1).tolist()
+    num_all = is_placeholder[::step].sum(dim=-1).tolist()
     if num_given == num_new:
         return {}
     for sample, counts in enumerate(zip(num_given, num_new, num_all, strict=True)):
