@@ -82,8 +82,8 @@ def media_seen(ids, visual_id, medium_is_real, only_immediate):
     return sets
 
 
-def gated_block(state, name, x, visual_tokens, seen, scale, qk_norm=False):
-    """`(L, D_t)` and `(M, V, D_v)` -> `(L, D_t)`."""
+def gated_block(state, name, x, visual_tokens, seen, scale, qk_norm=False, uniform_before_first=False):
+    """`(L, D_t)` and `(M, V, D_v)` -> `(L, D_t)`; what sees no medium gets zeros, or the mean over all of them."""
     num_tokens = visual_tokens.shape[1]
     media = visual_tokens.reshape(-1, visual_tokens.shape[-1])
     queries = norm(state, f"{name}.attn.norm", x) @ state[f"{name}.attn.to_q.weight"].T
@@ -92,7 +92,9 @@ def gated_block(state, name, x, visual_tokens, seen, scale, qk_norm=False):
         queries, keys = norm(state, f"{name}.attn.q_norm", queries), norm(state, f"{name}.attn.k_norm", keys)
     attended = np.stack(
         [
-            attend(query, keys, values, [m * num_tokens + v for m in media_of for v in range(num_tokens)], scale)
+            values.mean(axis=0)
+            if uniform_before_first and not media_of
+            else attend(query, keys, values, [m * num_tokens + v for m in media_of for v in range(num_tokens)], scale)
             for query, media_of in zip(queries, seen, strict=True)
         ]
     )
@@ -124,6 +126,17 @@ def contrastive_loss(texts, media, scale):
     nll = [np.log(sum(np.exp(row))) - row[i] for i, row in enumerate(scores)]
     nll += [np.log(sum(np.exp(column))) - column[i] for i, column in enumerate(zip(*scores, strict=True))]
     return float(np.mean(nll))
+
+
+def next_token_loss(logits, labels):
+    """Mean over all labels that count of the negative log-probability that the token before gives them, in nats."""
+    losses = []
+    for row, row_labels in zip(logits, labels, strict=True):
+        for scores, label in zip(row[:-1], row_labels[1:], strict=True):
+            if label != -100:
+                highest = scores.max()
+                losses.append(highest + np.log(np.exp(scores - highest).sum()) - scores[label])
+    return float(np.mean(losses))
 
 
 def clip_patches(state, picture, patch_size, heads, after_ln_post):

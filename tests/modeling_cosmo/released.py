@@ -157,7 +157,9 @@ def _put_vision(put, put_norm, vision):
             put(f"{name}.{part}bias", rows)
 
 
-def by_definition(sizes, model, state, batch, *, released_faults=False, patch_tokens="before_ln_post"):
+def by_definition(
+    sizes, model, state, batch, *, released_faults=False, patch_tokens="before_ln_post", true_scale=False
+):
     """Outputs of the definition for a batch, one sample at a time.
 
     Args:
@@ -165,8 +167,10 @@ def by_definition(sizes, model, state, batch, *, released_faults=False, patch_to
         model: the stock language model, without blocks: hooks put the definition's block before its layers.
         state: its checkpoint under the released names.
         batch: `input_ids`, `attention_mask`, `pixel_values`, `media_mask`.
-        released_faults: text pool and mean over media see padding.
+        released_faults: text pool and mean over media see padding, the pool reads the states one layer earlier, and
+            with all media visible text before the first attends to all alike.
         patch_tokens: as in the config.
+        true_scale: attention of the blocks is scaled by the width that compression leaves to a head.
     """
     state = {name: value.double().numpy() for name, value in state.items()}
     out = {"logits": [], "text_embeds": [], "vision_embeds": [], "visual_tokens": []}
@@ -184,7 +188,11 @@ def by_definition(sizes, model, state, batch, *, released_faults=False, patch_to
         )  # (M, 1 + V, D_v)
         is_real = frame_mask.any(-1)
         seen = reference.media_seen(ids.tolist(), VISUAL_ID, is_real, sizes.only_immediate)
-        hidden, logits = _run_language_model(sizes, model, state, ids, mask, latents[:, 1:], seen)
+        options = {
+            "scale": (64 / sizes.ratio if true_scale else 64) ** -0.5,
+            "uniform_before_first": released_faults and not sizes.only_immediate,
+        }
+        hidden, logits = _run_language_model(sizes, model, state, ids, mask, latents[:, 1:], seen, options)
         text_counts = np.ones(len(ids)) if released_faults else mask.numpy()
         depth = sizes.unimodal_depth - released_faults
         out["logits"].append(logits)
@@ -194,6 +202,8 @@ def by_definition(sizes, model, state, batch, *, released_faults=False, patch_to
         out["vision_embeds"].append(reference.embed_media(state, latents[counts, 0]))
     result = {name: np.stack(values) for name, values in out.items()}
     scale = float(np.exp(state["temperature"][0]))
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100).numpy()
+    result["lm_loss"] = reference.next_token_loss(result["logits"], labels)
     result["contrastive_loss"] = reference.contrastive_loss(result["text_embeds"], result["vision_embeds"], scale)
     return result
 
@@ -205,10 +215,9 @@ def _patches(state, sizes, picture, patch_tokens):
     )
 
 
-def _run_language_model(sizes, model, state, ids, mask, visual_tokens, seen):
+def _run_language_model(sizes, model, state, ids, mask, visual_tokens, seen, options):
     """States before each layer and after the last, each `(L, D_t)`, and logits `(L, vocabulary)`."""
     hidden = []
-    scale = 64**-0.5
 
     def before(index):
         def hook(_, args, kwargs):
@@ -216,7 +225,7 @@ def _run_language_model(sizes, model, state, ids, mask, visual_tokens, seen):
             hidden.append(x)
             if index in sizes.block_layers:
                 name = f"lang_model.gated_cross_attn_layers.{index}"
-                x = reference.gated_block(state, name, x, visual_tokens, seen, scale, sizes.qk_norm)
+                x = reference.gated_block(state, name, x, visual_tokens, seen, qk_norm=sizes.qk_norm, **options)
             return (torch.tensor(x)[None], *args[1:]), kwargs
 
         return hook

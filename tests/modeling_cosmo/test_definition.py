@@ -5,6 +5,7 @@ attention, transformers' and ours, takes its softmax in float32: 2e-5.
 """
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,11 @@ def compare(out, expect, batch, tolerance):
     assert torch.allclose(out.visual_tokens[real], visual_tokens, **tolerance)
 
 
+def labels_of(batch):
+    """All tokens but padding."""
+    return batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+
+
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 @pytest.mark.parametrize("case", CASES)
 def test_right_behaviour(case, implementation, tmp_path):
@@ -68,17 +74,84 @@ def test_right_behaviour(case, implementation, tmp_path):
         scale_by_uncompressed_head=True, text_embedding_depth=sizes.unimodal_depth,
     )  # fmt: skip
     with torch.no_grad():
-        out = model(**batch, labels=batch["input_ids"], output_visual_tokens=True)
+        out = model(**batch, labels=labels_of(batch), output_visual_tokens=True)
     expect = by_definition(sizes, stock, state, batch)
     compare(out, expect, batch, EXACT if implementation == "sdpa" else FLOAT32)
-    # the loss is in float32 by design
+    # the losses are in float32 by design
+    assert out.lm_loss.item() == pytest.approx(expect["lm_loss"], abs=2e-6)
     assert out.contrastive_loss.item() == pytest.approx(expect["contrastive_loss"], abs=2e-6)
 
 
+def test_compressed_attention_scaled_by_its_own_width(tmp_path):
+    """The default of a new model; released weights were trained with the scale before compression."""
+    sizes = Sizes(ratio=4, qk_norm=True)
+    stock, state = convert(tmp_path, sizes, seed=11)
+    batch = random_batch(sizes, seed=5, num_frames=2)
+    options = {"text_pool_attends_padding": False, "vision_mean_includes_padding": False, "text_embedding_depth": 2}
+    model = CosmoForConditionalGeneration.from_pretrained(
+        tmp_path / "model", dtype=torch.float64, scale_by_uncompressed_head=False, **options
+    )
+    with torch.no_grad():
+        out = model(**batch, output_visual_tokens=True)
+    compare(out, by_definition(sizes, stock, state, batch, true_scale=True), batch, EXACT)
+
+
+def rms_norm(weight, eps, x):
+    return weight * x / (x.square().mean(-1, keepdim=True) + eps).sqrt()
+
+
+GROUPS = {
+    "resampler": ("perceiver.",),
+    "gated blocks": ("lang_model.gated_cross_attn_layers.",),
+    "text pool": ("text_latent", "text_learn_", "text_cls_norm.gamma"),
+    "projections and temperature": ("text_to_latents.", "img_to_latents.", "temperature"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients(case, tmp_path):
+    """Slopes of the definition's loss in a random direction of each part, against the model's gradient along it.
+
+    Central differences of step 1e-5 in float64 are exact to about 1e-9; the model's losses are in float32: 2e-5.
+    """
+    sizes, step = CASES[case], 1e-5
+    stock, state = convert(tmp_path, sizes, seed=3)
+    for norm in stock.modules():
+        if type(norm).__name__.endswith("RMSNorm"):  # the stock one rounds to float32, which differences would magnify
+            norm.forward = partial(rms_norm, norm.weight, norm.variance_epsilon)
+    batch = random_batch(sizes, seed=7, num_frames=2)
+    model = CosmoForConditionalGeneration.from_pretrained(tmp_path / "model", dtype=torch.float64)
+    model(**batch, labels=labels_of(batch)).loss.backward()
+    at_rest = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    generator = torch.Generator().manual_seed(9)
+    for group, prefixes in GROUPS.items():
+        ways = {}
+        for name, value in state.items():
+            if name.startswith(prefixes):
+                ways[name] = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+        ends = [state | {name: state[name] + side * step * way for name, way in ways.items()} for side in (1, -1)]
+        losses = [by_definition(sizes, stock, end, batch, released_faults=True) for end in ends]
+        up, down = (loss["lm_loss"] + loss["contrastive_loss"] for loss in losses)
+        (tmp_path / group).mkdir()
+        save_file(
+            {name: value.contiguous() for name, value in ends[0].items()}, tmp_path / group / "moved.safetensors"
+        )
+        convert_checkpoint(tmp_path / group / "moved.safetensors", sizes.architecture(), tmp_path / group / "model")
+        moved = CosmoForConditionalGeneration.from_pretrained(tmp_path / group / "model", dtype=torch.float64)
+        slope = sum(
+            (parameter.grad * (moved.get_parameter(name) - at_rest[name])).sum().item() / step
+            for name, parameter in model.named_parameters()
+            if parameter.grad is not None
+        )
+        assert abs(slope) > 1e-3, "the direction matters"
+        assert slope == pytest.approx((up - down) / (2 * step), rel=2e-5, abs=2e-5), group
+
+
+@pytest.mark.parametrize("only_immediate", [True, False])
 @pytest.mark.parametrize("patch_tokens", ["before_ln_post", "after_ln_post"])
-def test_released_behaviour(patch_tokens, tmp_path):
+def test_released_behaviour(patch_tokens, only_immediate, tmp_path):
     """What the converter sets: padding counts in the text pool and in the mean over media, as in the released code."""
-    sizes = Sizes(interval=2, ratio=2)
+    sizes = Sizes(interval=2, ratio=2, only_immediate=only_immediate)
     stock, state = convert(tmp_path, sizes, seed=4, patch_tokens=patch_tokens)
     batch = random_batch(sizes, seed=2)
     model = CosmoForConditionalGeneration.from_pretrained(tmp_path / "model", dtype=torch.float64)
