@@ -19,9 +19,14 @@ class TrainableParts(dict[str, tuple[int, int]]):
 
 
 def count_trainable(model: nn.Module) -> TrainableParts:
-    """Count every parameter once, a tied head with the language model, by the part that holds it."""
+    """Count every parameter once, a tied head with the language model, by the part that holds it.
+
+    Of parts that PEFT trains in a copy, the copy counts, not the original.
+    """
     counts: dict[str, tuple[int, int]] = dict.fromkeys((*PARTS, "adapters"), (0, 0))
     for name, parameter in model.named_parameters():
+        if ".original_module." in name:
+            continue
         part = _part_of(name)
         trained, count = counts[part]
         counts[part] = (trained + parameter.numel() * parameter.requires_grad, count + parameter.numel())
@@ -30,7 +35,7 @@ def count_trainable(model: nn.Module) -> TrainableParts:
 
 def _part_of(name: str) -> str:
     words = name.split(".")
-    if any(word.startswith(("lora_", "modules_to_save", "trainable_tokens")) for word in words):
+    if any(word.startswith(("lora_", "trainable_tokens")) for word in words):
         return "adapters"
     if "cross_attention" in words:
         return "gated_blocks"

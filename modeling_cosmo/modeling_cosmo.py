@@ -446,7 +446,6 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
         vision_features: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
-        shift_labels: torch.Tensor | None = None,
         compute_contrastive: bool | None = True,
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: torch.Tensor | int | None = None,
@@ -465,15 +464,16 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
             vision_features: see `CosmoModel.forward`.
             labels: token ids, shape `(B, L)`, not shifted; -100 does not count.
             use_cache: see `CosmoModel.forward`; off by default where labels are given.
-            shift_labels: in place of `labels` in the loss, already shifted, as sequence parallelism splits them.
             compute_contrastive: whether to compute the embeddings and, with labels, the contrastive loss.
             logits_to_keep: compute logits of the last so many tokens only (0: all), or at these positions.
             num_items_in_batch: labels that count in the whole batch of which this is a part, as `Trainer` gives it
                 under gradient accumulation and with several processes. `loss` is then this part's share of the
                 batch's loss: both terms times the share of labels that are here, so that the parts sum up to the mean
                 over all labels, and to a mean of the parts' contrastive losses. The other losses stay means.
-            kwargs: see `CosmoModel.forward`.
+            kwargs: see `CosmoModel.forward`; also `shift_labels`, in place of `labels` in the loss, already shifted, as
+                sequence parallelism splits them. (As a parameter, `Trainer` would ask every batch for it.)
         """
+        shift_labels = cast(dict[str, Any], kwargs).pop("shift_labels", None)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
