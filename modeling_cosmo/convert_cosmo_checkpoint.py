@@ -21,7 +21,7 @@ from .configuration_cosmo import CosmoConfig
 from .modeling_cosmo import CosmoForConditionalGeneration
 from .presets_cosmo import PRESETS, Format, find_preset
 from .processing_cosmo import CosmoProcessor
-from .released_config_cosmo import build_config, find_format, read_vision_config
+from .released_config_cosmo import OPEN_CLIP_SIZES, build_config, find_format, read_vision_config
 from .released_tokens_cosmo import build_processor, has_tokenizer
 from .released_towers_cosmo import (
     Layout,
@@ -163,8 +163,8 @@ def _drop_tied_head(expected: State, state: State, model: CosmoForConditionalGen
     expected.pop("lm_head.weight")
     head = state.pop("lm_head.weight", None)
     embeddings = model.get_input_embeddings()
-    table = next(state[f"{name}.weight"] for name, module in model.named_modules() if module is embeddings)
-    if head is not None and not torch.equal(head, table):
+    table = next(state.get(f"{name}.weight") for name, module in model.named_modules() if module is embeddings)
+    if head is not None and table is not None and not torch.equal(head, table):
         raise ValueError(
             f"tensor {origin('lm_head.weight')} differs from the token embeddings, but the language model's config "
             "says that they are one (tie_word_embeddings)"
@@ -174,7 +174,10 @@ def _drop_tied_head(expected: State, state: State, model: CosmoForConditionalGen
 def _read_architecture(architecture: str | Path | dict[str, Any] | None) -> dict[str, Any]:
     if architecture is None or isinstance(architecture, dict):
         return architecture or {}
-    return json.loads(Path(architecture).read_text())
+    try:
+        return json.loads(Path(architecture).read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{architecture} is no JSON: {error}") from error
 
 
 def _check_sources(
@@ -186,9 +189,16 @@ def _check_sources(
         raise ValueError("give an architecture, or text and vision (the towers' folders), with a preset or without")
     if checkpoint.resolve() in (output.resolve(), output.resolve() / "model.safetensors"):
         raise ValueError(f"{output} holds the checkpoint, which would be overwritten: write to another folder")
-    lacking = [name for name in ("media_token_id", "eoc_token_id") if known and name not in known]
-    lacking += ["kind", "language_model"] if known and text is None and "language_model" not in known else []
-    lacking += ["vision"] if known and vision is None and "vision" not in known else []
+    lacking = []
+    if known:
+        needed = ["media_token_id", "eoc_token_id"]
+        needed += ["kind", "language_model"] if text is None else []
+        needed += ["vision"] if vision is None else []
+        lacking = [name for name in needed if name not in known]
+    if known and vision is None:
+        lacking += [
+            f"{name} of vision" for name in OPEN_CLIP_SIZES if name not in known.get("vision", OPEN_CLIP_SIZES)
+        ]
     if lacking:
         raise ValueError(f"the architecture lacks {', '.join(lacking)}")
 

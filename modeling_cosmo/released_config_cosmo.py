@@ -11,6 +11,8 @@ from .configuration_cosmo import CosmoConfig
 from .presets_cosmo import VISION_WIDTH, Format, Preset
 
 
+OPEN_CLIP_SIZES = ("width", "layers", "heads", "image_size", "patch_size", "output_dim")
+"""What an architecture must say of open_clip's vision tower."""
 RELEASED_HEADS, RELEASED_HEAD_DIM = 8, 64  # of every attention of ours in both code bases
 
 
@@ -82,7 +84,8 @@ def build_config(
     """
     found = read_off(state)
     _compare(found, known, text_config, vision_config, preset)
-    contrastive = "text_latent" in state
+    head = state.get("img_to_latents.to_latents.weight")
+    contrastive = head is not None or "text_latent" in state
     layers = found["cross_attention_layers"]
     interval = layers[1] - layers[0] if len(layers) > 1 else known.get("interval_layer", 1)
     is_regular = layers == list(range(layers[0], text_config.num_hidden_layers, interval))
@@ -104,7 +107,7 @@ def build_config(
         max_frames=len(state["perceiver.frame_embs"]) if "perceiver.frame_embs" in state else 0,
         patch_tokens=patch_tokens,
         contrastive=contrastive,
-        shared_dim=len(state["img_to_latents.to_latents.weight"]) if contrastive else 512,
+        shared_dim=512 if head is None else len(head),
         logit_scale_init=known.get("contrastive_temperature_init", 0.2),
         text_embedding_depth=layers[0] - 1 if contrastive else None,
         text_pool_attends_padding=True,

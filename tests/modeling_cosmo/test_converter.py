@@ -161,3 +161,43 @@ def test_a_tokenizer_adds_the_processor(convert, state, architecture, tmp_path):
     assert processor.token_ids() == {"visual_token_id": 37, "end_of_chunk_token_id": 36, "pad_token_id": 41}
     with pytest.raises(ValueError, match="visual_token_id is 35 in the config but 37 in the tokenizer"):
         convert(grown, architecture | ids | {"media_token_id": 35}, tokenizer=str(tmp_path / "tokenizer"))
+
+
+def test_an_architecture_that_says_too_little(convert, state, architecture, tmp_path):
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(ValueError, match=r"broken.json is no JSON"):
+        convert(state, tmp_path / "broken.json")
+    del architecture["media_token_id"], architecture["vision"]["width"]
+    with pytest.raises(ValueError, match="the architecture lacks media_token_id, width of vision"):
+        convert(state, architecture)
+    with pytest.raises(ValueError, match="the architecture lacks media_token_id, vision"):
+        convert(state, {name: value for name, value in architecture.items() if name != "vision"})
+
+
+def test_a_head_that_should_be_the_embeddings_is_refused(convert, state, architecture):
+    other = state | {"lang_model.lm_head.weight": state["lang_model.model.decoder.embed_tokens.weight"] + 1}
+    with pytest.raises(ValueError, match=r"tensor lang_model.lm_head.weight .* differs from .* \(tie_word_embeddings\)"):
+        convert(other, architecture)
+
+
+def test_a_checkpoint_is_not_written_over(state, architecture, tmp_path):
+    save_file(state, tmp_path / "model.safetensors")
+    for checkpoint in (tmp_path, tmp_path / "model.safetensors"):
+        with pytest.raises(ValueError, match="which would be overwritten"):
+            convert_checkpoint(checkpoint, architecture, tmp_path)
+
+
+def test_a_checkpoint_of_another_language_model_is_refused(convert, state, architecture):
+    mistral = {"vocab_size": 41, "hidden_size": 12, "num_hidden_layers": 5, "num_attention_heads": 6}
+    with pytest.raises(
+        ValueError, match=r"the checkpoint has lang_model\.model\.decoder\S+ \(here .*, which the arch"
+    ):
+        convert(state, architecture | {"kind": "mistral", "language_model": mistral})
+
+
+def test_every_missing_tensor_is_named(convert, state, architecture):
+    gone = {"perceiver.norm.bias", "text_latent"}
+    with pytest.raises(ValueError, match=r"lacks 1 tensors of the architecture: model.resampler.norm.bias$"):
+        convert({name: value for name, value in state.items() if name != "perceiver.norm.bias"}, architecture)
+    with pytest.raises(ValueError, match=r"lacks 2 tensors .*: model.resampler.norm.bias, model.text_pool.query$"):
+        convert({name: value for name, value in state.items() if name not in gone}, architecture)

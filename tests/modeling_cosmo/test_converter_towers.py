@@ -256,6 +256,9 @@ def test_mpt_1b_comes_in_its_own_words(mosaic_gpt, tmp_path):
     expect = mpt_by_definition(plain, model.config.text_config, ids)
     with torch.no_grad():
         logits = model(ids[None]).logits[0]
+    layer = model.model.language_model.blocks[1].decoder_layer.attn.Wqkv  # swapped norms would give the same logits
+    assert torch.equal(layer.q_norm.weight, state["transformer.blocks.1.attn.q_ln.weight"])
+    assert torch.equal(layer.k_norm.weight, state["transformer.blocks.1.attn.k_ln.weight"])
     torch.testing.assert_close(logits.double(), expect @ plain["wte.weight"].double().T, atol=1e-4, rtol=1e-4)
 
 
