@@ -15,6 +15,7 @@ from .attention_cosmo import initialise_linear
 from .configuration_cosmo import CosmoConfig
 from .freezing_cosmo import TrainableParts, count_trainable
 from .hub_cosmo import delete_stale_weights
+from .saved_folder_cosmo import remove_stale_files
 
 
 NOT_QUANTISED = ["lm_head", "model\\.lm_head", r".*\bcross_attention\b", r".*\b(resampler|text_pool|new_tokens)\b",
@@ -59,6 +60,12 @@ class CosmoPreTrainedModel(PreTrainedModel):
     def trainable_parts(self) -> TrainableParts:
         """Part of the model -> (parameters that train, all its parameters); `print` shows a table."""
         return count_trainable(self)
+
+    def save_pretrained(self, save_directory: Any, is_main_process: bool = True, *args: Any, **kwargs: Any) -> None:
+        """As every model of transformers; of an earlier save into the same folder nothing stale stays."""
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        if is_main_process:
+            remove_stale_files(save_directory)
 
     def _upload_modified_files(self, working_dir: str | PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
         """The end of `push_to_hub`: also delete the weights of an earlier push that this one did not replace."""

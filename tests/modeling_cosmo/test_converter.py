@@ -176,7 +176,9 @@ def test_an_architecture_that_says_too_little(convert, state, architecture, tmp_
 
 def test_a_head_that_should_be_the_embeddings_is_refused(convert, state, architecture):
     other = state | {"lang_model.lm_head.weight": state["lang_model.model.decoder.embed_tokens.weight"] + 1}
-    with pytest.raises(ValueError, match=r"tensor lang_model.lm_head.weight .* differs from .* \(tie_word_embeddings\)"):
+    with pytest.raises(
+        ValueError, match=r"tensor lang_model.lm_head.weight .* differs from .* \(tie_word_embeddings\)"
+    ):
         convert(other, architecture)
 
 

@@ -1,67 +1,156 @@
-"""A saved folder carries its code: it loads where this project cannot be imported."""
+"""A saved folder carries its code: it loads, generates and saves again where this project cannot be imported."""
 
 import json
 import os
 import subprocess
 import sys
+import sysconfig
+from pathlib import Path
 
 import pytest
+import torch
 
+from modeling_cosmo import CosmoForConditionalGeneration
 from tests.modeling_cosmo.tiny import open_gates
 
 
-SCRIPT = """
+AUTO_MAP = {
+    "AutoConfig": "configuration_cosmo.CosmoConfig",
+    "AutoModel": "modeling_cosmo.CosmoModel",
+    "AutoModelForImageTextToText": "modeling_cosmo.CosmoForConditionalGeneration",
+}
+# Run by `python -I -S`: no working folder, no environment variables and no .pth files (which is how an editable
+# installation makes itself known), so that of what is installed only site-packages itself is there.
+START = """
 import sys
-import numpy as np
+packages, *arguments = sys.argv[1:]
+sys.path.append(packages)
 try:
     import modeling_cosmo
-    raise SystemExit("the project is importable: this would prove nothing")
+    raise SystemExit("the project can be imported: this would prove nothing")
 except ImportError:
-    pass
-sys.modules["av"] = None  # neither PyAV nor anything else that a video needs
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
+    sys.modules["av"] = None  # neither PyAV nor anything else that a video needs
 known = {"trust_remote_code": True}
+"""
+LOAD = """
+import numpy as np
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 frames = np.arange(3 * 3 * 8 * 8, dtype=np.uint8).reshape(3, 3, 8, 8)
-for folder, again in zip(sys.argv[1:], sys.argv[2:]):
+for folder, again in zip(arguments, arguments[1:]):
     config = AutoConfig.from_pretrained(folder, **known)
     processor = AutoProcessor.from_pretrained(folder, **known)
     model = AutoModelForImageTextToText.from_pretrained(folder, **known)
     base = AutoModel.from_pretrained(folder, **known)
+    fresh = AutoModelForImageTextToText.from_config(config, **known)
     inputs = processor(text=["<visual>a red"], videos=[[frames]], return_tensors="pt")
-    print([type(part).__name__ for part in (config, processor, model, base)])
+    print([type(part).__name__ for part in (config, processor, model, base, fresh)])
     print(model.generate(**inputs, max_new_tokens=4, eos_token_id=None).tolist())
     model.save_pretrained(again)
     processor.save_pretrained(again)
 """
+PIPELINE = """
+import json
+import numpy as np
+from PIL import Image
+from transformers import pipeline
+folder, = arguments
+picture = Image.fromarray(np.arange(9 * 7 * 3, dtype=np.uint8).reshape(9, 7, 3))
+pipe = pipeline("image-text-to-text", model=folder, **known)
+plain = pipe(text="<visual>a red", images=picture, max_new_tokens=4, return_full_text=False)
+chat = [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": "a red"}]}]
+talk = pipe(text=chat, max_new_tokens=4)
+print(json.dumps([type(pipe.model).__module__, plain[0]["generated_text"], talk[0]["generated_text"][-1]]))
+"""
 
 
-def run(folders, tmp_path):
-    (tmp_path / "empty").mkdir(exist_ok=True)
-    (tmp_path / "load.py").write_text(SCRIPT)
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1", "PYTHONSAFEPATH": "1"}
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "load.py"), *map(str, folders)],
-        cwd=tmp_path / "empty", env=environment, capture_output=True, text=True,
-    )  # fmt: skip
-    if "the project is importable" in done.stderr:
-        pytest.skip("the project is installed in this environment: the clean one is checked by the hub tests")
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout.splitlines()
+@pytest.fixture
+def run(tmp_path):
+    """Runs a script where nothing of the project is to be found; gives the lines that it prints."""
+    packages = Path(sysconfig.get_path("purelib"))
+    if (packages / "modeling_cosmo").is_dir():
+        pytest.skip(f"the project itself is installed in {packages}, not as an editable installation")
+
+    def run_script(code, *arguments):
+        script = tmp_path / "script.py"
+        script.write_text(START + code)
+        environment = os.environ | {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", str(script), str(packages), *map(str, arguments)],
+            cwd=tmp_path, env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout.splitlines()
+
+    return run_script
 
 
-def test_a_saved_folder_runs_without_the_project_and_keeps_its_code(model, processor, tmp_path):
+def save(folder, model, processor):
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def test_a_saved_folder_runs_without_the_project_and_keeps_its_code(model, processor, tmp_path, run):
     first, second, third = tmp_path / "first", tmp_path / "second", tmp_path / "third"
-    open_gates(model).save_pretrained(first)
-    processor.save_pretrained(first)
-    types, ids, types_again, ids_again = run([first, second, third], tmp_path)
-    assert types == types_again == "['CosmoConfig', 'CosmoProcessor', 'CosmoForConditionalGeneration', 'CosmoModel']"
+    save(first, open_gates(model), processor)
+    types, ids, types_again, ids_again = run(LOAD, first, second, third)
+    assert types == types_again
+    assert types == str(["CosmoConfig", "CosmoProcessor", *["CosmoForConditionalGeneration", "CosmoModel"] * 2][:-1])
     assert ids == ids_again  # what such a load saved is as whole
     for folder in (second, third):
         assert {path.name for path in folder.iterdir()} == {path.name for path in first.iterdir()}
-        assert json.loads((folder / "config.json").read_text())["auto_map"] == {
-            "AutoConfig": "configuration_cosmo.CosmoConfig",
-            "AutoModel": "modeling_cosmo.CosmoModel",
-            "AutoModelForImageTextToText": "modeling_cosmo.CosmoForConditionalGeneration",
-        }
+        assert json.loads((folder / "config.json").read_text())["auto_map"] == AUTO_MAP
     assert not any("convert" in path.name or path.name == "__init__.py" for path in first.iterdir())
+
+
+def test_the_pipeline_writes_text_without_the_project(model, processor, tmp_path, run):
+    from PIL import Image
+
+    folder = save(tmp_path / "model", open_gates(model), processor)
+    picture = Image.frombytes("RGB", (7, 9), bytes(range(9 * 7 * 3)))
+    module, plain, answer = json.loads(run(PIPELINE, folder)[-1])
+    assert module.startswith("transformers_modules.")
+    inputs = processor(text="<visual>a red", images=[picture])
+    length = inputs["input_ids"].shape[1]
+    assert plain == processor.decode(model.generate(**inputs, max_new_tokens=4)[0, length:], skip_special_tokens=True)
+    chat = [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": "a red"}]}]
+    inputs = processor.apply_chat_template(
+        chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    length = inputs["input_ids"].shape[1]
+    expect = processor.decode(model.generate(**inputs, max_new_tokens=4)[0, length:], skip_special_tokens=True)
+    assert answer == {"role": "assistant", "content": expect}
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_second_save_leaves_nothing_stale(model, processor, tmp_path):
+    """Whole after shards, shards after whole, fewer shards after more; code that no longer exists goes."""
+    folder = save(tmp_path / "model", model, processor)
+    whole = names(folder)
+    (folder / "former_cosmo.py").write_text("from .tokens_cosmo import VISUAL\n")
+    (folder / "own_notes.py").write_text("")
+    for size in ("20KB", "50KB", "1GB", "20KB"):
+        with torch.no_grad():
+            model.model.resampler.latents.add_(1.0)
+        model.save_pretrained(folder, max_shard_size=size)
+        shards = {name for name in names(folder) if name.startswith("model-")}
+        index = folder / "model.safetensors.index.json"
+        if size == "1GB":
+            assert names(folder) == whole | {"own_notes.py"}
+        else:
+            assert names(folder) - shards == whole - {"model.safetensors"} | {"own_notes.py", index.name}
+            assert shards == set(json.loads(index.read_text())["weight_map"].values())
+        loaded = CosmoForConditionalGeneration.from_pretrained(folder)
+        assert torch.equal(loaded.model.resampler.latents, model.model.resampler.latents)
+
+
+def test_saving_the_model_alone_keeps_the_code_of_the_processor(model, processor, tmp_path):
+    folder = save(tmp_path / "model", model, processor)
+    before = names(folder)
+    model.save_pretrained(folder)
+    assert names(folder) == before
+    processor.save_pretrained(folder)
+    assert names(folder) == before

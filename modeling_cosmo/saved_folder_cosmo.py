@@ -1,0 +1,47 @@
+"""What saving twice into one folder leaves behind: nothing that would be read in place of the newer files."""
+
+import json
+from os import PathLike
+from pathlib import Path
+
+from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+
+def remove_stale_files(folder: str | PathLike) -> list[str]:
+    """Remove weights of an earlier save, and code that nothing in the folder refers to any more.
+
+    transformers removes the shards of an earlier save, but neither their index beside a whole file nor a whole file
+    beside shards, which would be loaded instead of them.
+
+    Args:
+        folder: where a model was just saved.
+
+    Returns:
+        The names of what was removed.
+    """
+    folder = Path(folder)
+    stale = _stale_weights(folder) + _unused_code(folder)
+    for path in stale:
+        path.unlink()
+    return sorted(path.name for path in stale)
+
+
+def _stale_weights(folder: Path) -> list[Path]:
+    """Of an index and a whole file, the older: shards that are there were saved last, else they would be gone."""
+    whole, index = folder / SAFE_WEIGHTS_NAME, folder / SAFE_WEIGHTS_INDEX_NAME
+    if not (whole.is_file() and index.is_file()):
+        return []
+    shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    return [whole] if all((folder / shard).is_file() for shard in shards) else [index]
+
+
+def _unused_code(folder: Path) -> list[Path]:
+    """Files named like CosMo's code that no `auto_map` of the folder leads to."""
+    used: set[Path] = set()
+    for path in folder.glob("*config.json"):
+        for target in json.loads(path.read_text(encoding="utf-8")).get("auto_map", {}).values():
+            entry = folder / f"{target.rpartition('--')[2].partition('.')[0]}.py"
+            if entry.is_file():
+                used |= {entry, *map(Path, get_relative_import_files(entry))}
+    return [path for path in folder.glob("*_cosmo.py") if used and path not in used]
