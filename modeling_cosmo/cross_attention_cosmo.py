@@ -44,11 +44,10 @@ class CosmoCrossAttention(nn.Module):
         super().__init__()
         self.config = config
         self.block_index = block_index
-        self.num_heads = config.cross_attention_heads
         self.uniform_before_first = config.uniform_before_first_medium and not config.only_attend_immediate_media
-        head_dim = config.cross_attention_head_dim // config.compress_ratio
+        self.head_dim = head_dim = config.cross_attention_head_dim // config.compress_ratio
         self.scaling = (config.cross_attention_head_dim if config.scale_by_uncompressed_head else head_dim) ** -0.5
-        width, inner_width = config.text_config.hidden_size, self.num_heads * head_dim
+        width, inner_width = config.text_config.hidden_size, config.cross_attention_heads * head_dim
         self.norm = nn.LayerNorm(width)
         self.q_proj = nn.Linear(width, inner_width, bias=False)
         self.k_proj = nn.Linear(config.vision_config.hidden_size, inner_width, bias=False)
@@ -81,7 +80,7 @@ class CosmoCrossAttention(nn.Module):
         query = query.view(len(key), -1, query.shape[-1])  # (B, N * L, H * C)
         if self.uniform_before_first:
             query = query * visibility.sees_any  # a query of zeros attends uniformly
-        query = split_heads(query, self.num_heads)  # (B, H, N * L, C)
+        query = split_heads(query, self.head_dim)  # (B, H, N * L, C)
         attended, weights = attend(
             self, query, key, value, visibility.mask, self.scaling, self.config._attn_implementation
         )
@@ -96,8 +95,8 @@ class CosmoCrossAttention(nn.Module):
             assert cache is not None
             layer: Any = cache.layers[self.block_index]
             return layer.keys, layer.values
-        key = split_heads(self.k_norm(self.k_proj(visual_tokens)), self.num_heads)
-        value = split_heads(self.v_proj(visual_tokens), self.num_heads)
+        key = split_heads(self.k_norm(self.k_proj(visual_tokens)), self.head_dim)
+        value = split_heads(self.v_proj(visual_tokens), self.head_dim)
         return (key, value) if cache is None else cache.update(key, value, self.block_index)
 
 
@@ -220,6 +219,8 @@ def wrap_decoder_layers(language_model: nn.Module, config: CosmoConfig) -> None:
     parameters = inspect.signature(language_model.forward).parameters.values()
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         raise ValueError(f"{name}.forward takes no **kwargs, so visual tokens cannot reach its decoder layers")
+    if getattr(language_model, "_is_stateful", False) and not hasattr(config.text_config, "num_attention_heads"):
+        raise ValueError(f"{name} has no attention: it caches a state, where CosMo needs keys and values")
     positions = config.block_positions
     for index, layer in enumerate(layers):
         block = CosmoGatedBlock(config, positions.index(index)) if index in positions else None

@@ -11,7 +11,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from modeling_cosmo import CosmoConfig, CosmoForConditionalGeneration, CosmoProcessor
+from modeling_cosmo import CosmoConfig, CosmoForConditionalGeneration, CosmoProcessor, backbone_cosmo
 from modeling_cosmo.backbone_cosmo import DROPS_ARGUMENTS, arguments_beside_the_call
 from tests.modeling_cosmo.tiny import (
     FURTHER_LANGUAGE_MODELS,
@@ -105,13 +105,23 @@ def test_a_call_that_fails_leaves_nothing_beside_it(kind, inputs, processor):
 
 
 @pytest.mark.parametrize("compute_contrastive", [True, False])
-def test_a_language_model_that_keeps_media_from_its_layers_is_refused(compute_contrastive, inputs, processor):
-    torch.manual_seed(0)
+def test_a_language_model_that_keeps_media_from_its_layers_is_refused(
+    compute_contrastive, inputs, processor, monkeypatch
+):
+    """MPT, as if it were not known to drop arguments."""
+    model = build("mpt", processor)
+    monkeypatch.setattr(backbone_cosmo, "DROPS_ARGUMENTS", frozenset())
+    with pytest.raises(ValueError, match="MptModel does not hand keyword arguments on to its decoder layers"):
+        model(**inputs, compute_contrastive=compute_contrastive)
+    with pytest.raises(ValueError, match="MptModel does not hand keyword arguments on to its decoder layers"):
+        model.get_text_features(inputs["input_ids"])
+
+
+def test_a_language_model_without_attention_is_refused(processor):
     config = MambaConfig(vocab_size=120, hidden_size=12, num_hidden_layers=4, state_size=4)
     language_model = AutoModelForCausalLM.from_config(config)
-    model = CosmoForConditionalGeneration.from_towers(tiny_vision(), language_model, processor, resampler_depth=1)
-    with pytest.raises(ValueError, match="MambaModel does not hand keyword arguments on to its decoder layers"):
-        model(**inputs, compute_contrastive=compute_contrastive)
+    with pytest.raises(ValueError, match="MambaModel has no attention"):
+        CosmoForConditionalGeneration.from_towers(tiny_vision(), language_model, processor)
 
 
 @pytest.mark.parametrize(

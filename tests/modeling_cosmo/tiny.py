@@ -36,6 +36,14 @@ FURTHER_LANGUAGE_MODELS = {
     "olmo2": _GROUPED,
     "phi3": _GROUPED,
     "qwen3": _GROUPED | {"head_dim": 6},
+    "qwen3_5_text": _GROUPED
+    | {
+        "head_dim": 8,
+        "linear_key_head_dim": 4,
+        "linear_value_head_dim": 4,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 2,
+    },
     "smollm3": _GROUPED,
     "starcoder2": _GROUPED,
 }
