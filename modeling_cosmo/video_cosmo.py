@@ -14,12 +14,7 @@ import numpy as np
 
 
 # FFmpeg's playlists and scripts (HLS, concat, ...) open whatever files and addresses they name.
-CONTAINERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,mxf,h264,hevc,ivf,nut,rm,dv,"
-    "wav,mp3,flac,aac"
-)
-WITHOUT_TIMES = ("avi", "h264", "hevc", "mpegvideo")
-"""Containers that do not store when a frame is shown: they are read from the start, at one rate."""
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,gif,mxf,ivf,nut,rm,dv,wav,mp3,flac,aac"
 TIME_TOLERANCE_S = 1e-6
 MISSING_TOLERANCE_S = 0.5
 """A file may end so much earlier than its header says before it counts as cut off."""
@@ -103,7 +98,7 @@ def _read_frames(container: Any, name: str, num_frames: int, start_s: float, end
     span = _find_span(container, stream, name, start_s, end_s)
     times = uniform_times(num_frames, span.start_s, span.end_s)
     try:
-        shown = list(_shown_at(container, stream, times, may_jump=container.format.name not in WITHOUT_TIMES))
+        shown = list(_shown_at(container, stream, times, may_jump=_has_times(container)))
     except _JumpedTooFar:
         container.seek(stream.start_time or 0, stream=stream)
         shown = list(_shown_at(container, stream, times, may_jump=False))
@@ -133,7 +128,7 @@ def _find_span(container: Any, stream: Any, name: str, start_s: float, end_s: fl
 def _duration_s(container: Any, stream: Any) -> tuple[float, bool]:
     """Length in seconds and whether it is that of the pictures: by the header, or by reading all packets."""
     if stream.duration:
-        return float(stream.duration * stream.time_base), True
+        return float(stream.duration * stream.time_base), _has_times(container)
     clock = stream.metadata.get("DURATION", "").split(":")  # of Matroska: 00:00:02.600000000
     with suppress(ValueError):
         hours, minutes, seconds = map(float, clock)
@@ -142,8 +137,8 @@ def _duration_s(container: Any, stream: Any) -> tuple[float, bool]:
     if container.duration:
         return container.duration / 1e6, False  # FFmpeg counts in microseconds
     ends = [packet.pts + (packet.duration or 0) for packet in container.demux(stream) if packet.pts is not None]
-    container.seek(stream.start_time or 0, stream=stream)
     begin = stream.start_time or 0
+    container.seek(begin, stream=stream)
     return max(float((max(ends, default=begin) - begin) * stream.time_base), _frame_s(stream)), True
 
 
@@ -193,13 +188,18 @@ def _jump(container: Any, stream: Any, following: TimedFrame | None, time_s: flo
 
 def _timed(container: Any, stream: Any) -> Iterator[TimedFrame]:
     """Frames from here on; those without a time follow the one before at the stream's rate."""
-    begin = stream.start_time or 0
-    has_times = container.format.name not in WITHOUT_TIMES
+    begin = (stream.start_time or 0) if _has_times(container) else None
     next_s = 0.0
     for frame in container.decode(stream):
-        start_s = next_s if frame.pts is None or not has_times else float((frame.pts - begin) * stream.time_base)
+        begin = frame.pts if begin is None else begin
+        start_s = next_s if frame.pts is None else float((frame.pts - begin) * stream.time_base)
         next_s = start_s + (float(frame.duration * stream.time_base) if frame.duration else _frame_s(stream))
         yield TimedFrame(start_s, next_s, frame)
+
+
+def _has_times(container: Any) -> bool:
+    """Whether times count from the stream's begin; AVI's are of decoding, late by a number that it does not tell."""
+    return container.format.name != "avi"
 
 
 def _frame_s(stream: Any) -> float:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import SiglipImageProcessorPil, SiglipVisionConfig, SiglipVisionModel
+from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil, SiglipVisionConfig, SiglipVisionModel
 
 from modeling_cosmo import CosmoProcessor
 from modeling_cosmo.media_inputs_cosmo import pair_media
@@ -320,6 +320,35 @@ def test_siglip_prepares_pictures_its_own_way(pictures, tmp_path):
     resized = np.asarray(pictures[0].resize((12, 12), Image.Resampling.BICUBIC)).transpose(2, 0, 1) / 127.5 - 1
     torch.testing.assert_close(found[0, 0, 0], torch.tensor(resized).float(), rtol=0, atol=1e-6)  # float32 rounding
     assert torch.equal(by_tower(images=pictures[:1])["pixel_values"], found)
+
+
+def test_a_backend_on_tensors_gets_tensors(pictures, tmp_path):
+    """A stand-in for the one that needs torchvision: it notes what it is given and works on as the other does."""
+    given = []
+
+    class OnTensors(CLIPImageProcessorPil):
+        backend = "torchvision"
+
+        def fetch_images(self, images):
+            return torch.tensor(np.asarray(super().fetch_images(images))).permute(2, 0, 1)
+
+        def __call__(self, images, **options):
+            given.extend(images)
+            return super().__call__(images, **options)
+
+        def _prepare_images_structure(self, images, **options):
+            return images
+
+    size = {"height": 8, "width": 8}
+    processor = CosmoProcessor.from_towers(OnTensors(size=size, crop_size=size), tiny_tokenizer())
+    pictures[0].save(tmp_path / "picture.png")
+    array = np.asarray(pictures[0])
+    tensor = torch.tensor(array).permute(2, 0, 1)
+    path = write_video(tmp_path / "clip.mp4", 12, rate=4)
+    processor(images=[[str(tmp_path / "picture.png"), tensor, array]], videos=[[path]])
+    assert [type(pixels) for pixels in given] == [torch.Tensor] * 6
+    assert given[1].data_ptr() == tensor.data_ptr(), "no copy"
+    assert all(torch.equal(pixels, tensor) for pixels in given[:3])
 
 
 def test_tensors_stay_tensors_with_torchvision(pictures):

@@ -1,6 +1,7 @@
 """Decoding against videos whose every frame says which one it is, and against reading whole files frame by frame."""
 
 import builtins
+import contextlib
 import gc
 import io
 
@@ -120,6 +121,7 @@ def test_only_the_frames_needed_are_decoded(tmp_path, decoded):
         ("vp9.webm", {"codec": "libvpx-vp9", "g": "8"}),
         ("hevc.mp4", {"codec": "libx265", "x265-params": "keyint=7:bframes=3:log-level=none"}),
         ("mpeg4.avi", {"codec": "mpeg4", "g": "6", "q": "1"}),
+        ("b_frames.avi", {"g": "9", "bf": "3"}),
         ("gif.gif", {"codec": "gif"}),
     ],
 )
@@ -207,6 +209,24 @@ def test_a_playlist_opens_no_other_file(video, tmp_path):
     for source in (tmp_path / "list.m3u8", text.encode()):
         with pytest.raises(ValueError, match="cannot be decoded"):
             decode_video(source, 1)
+
+
+def test_frames_that_an_avi_leaves_out(tmp_path):
+    """Its clock has gaps there."""
+    path = write_video(tmp_path / "gaps.avi", 20, 10, codec="mpeg4", q="1", times=[200 * i for i in range(20)])
+    assert shown(decode_video(path, 4, 1.0, 3.0)) == [6, 8, 11, 13]  # at 1.25, 1.75, 2.25, 2.75 s
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi", "a.ts"])
+def test_damage_of_any_kind_gives_frames_or_a_value_error(tmp_path, name):
+    whole = write_video(tmp_path / name, NUM_FRAMES, RATE_HZ, g="7").read_bytes()
+    draw = np.random.default_rng(0)
+    for trial in range(40):
+        data = bytearray(whole[: draw.integers(1, len(whole))] if trial % 3 == 0 else whole)
+        for place in draw.integers(len(data), size=trial % 9):
+            data[place] = draw.integers(256)
+        with contextlib.suppress(ValueError):
+            assert decode_video(bytes(data), 3).shape[:2] == (3, 3)
 
 
 def test_files_are_closed(video, tmp_path):
