@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,21 +15,15 @@ from tqdm import tqdm
 from dataset_builder.atomic import write_whole
 from dataset_builder.card import SplitStatistics, make_card
 from dataset_builder.corpus import SHARD_NAME
-from dataset_builder.duplicates import find_duplicates
-from dataset_builder.filter import drop_all
+from dataset_builder.draft import Draft, Fault
 from dataset_builder.inputs import SourceVideo, find_videos
+from dataset_builder.marks import Drafts
 from dataset_builder.output_folder import replace_folder, store_videos, write_checksums
+from dataset_builder.pipeline import make_corpus_stages
 from dataset_builder.recipe import Recipe, load_recipe
 from dataset_builder.schema import InterleavedVideo
 from dataset_builder.shards import ROW_BYTES, plan_shards, write_shard
-from dataset_builder.work_state import (
-    Fault,
-    Outcome,
-    build_fingerprint,
-    inputs_key,
-    load_outcome,
-    video_key,
-)
+from dataset_builder.work_state import build_fingerprint, inputs_key, load_outcome, video_key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,12 +95,13 @@ def build_corpus(
     fingerprint = build_fingerprint(recipe)
     keys = [video_key(fingerprint, source) for source in sources]
     with _locked(state):
-        summary = _finished(output_dir, inputs_key(keys))
+        key = inputs_key(recipe, keys)
+        summary = _finished(output_dir, key)
         if summary is None:
             results = [state / "results" / f"{key}.json" for key in keys]
             _process(sources, results, recipe, workers, progress)
             summary = _assemble(output_dir, sources, results, recipe)
-            _remember(output_dir, inputs_key(keys), summary, results)
+            _remember(output_dir, key, summary, results)
     if allow_quarantine and not summary.num_videos:
         raise ValueError(
             f"none of the {len(sources)} videos in {input_dir} can be read; see {output_dir}/quarantine.jsonl"
@@ -118,7 +113,7 @@ def _process(
     sources: Sequence[SourceVideo], results: Sequence[Path], recipe: Recipe, workers: int | None, progress: bool
 ) -> None:
     """Make the outcomes that are not there yet."""
-    jobs = [job for job in zip(sources, results, strict=True) if load_outcome(job[1]) is None]
+    jobs = [job for job in zip(sources, results, strict=True) if load_outcome(job[1], job[0]) is None]
     if not jobs:
         return
     from dataset_builder.workers import run_jobs  # torch and transformers take seconds; a finished build needs neither
@@ -140,20 +135,23 @@ def _assemble(
     """Write shards, videos, card and lists from the outcomes; the new shards replace the old ones in one move."""
     faults, readable = list[Fault](), list[tuple[SourceVideo, Path]]()
     for source, result in zip(sources, results, strict=True):
-        outcome = _load(result)
+        outcome = _load(source, result)
         faults += outcome.faults
-        readable += [(source, result)] if outcome.record else []
-    originals = find_duplicates([source for source, _ in readable])
+        readable += [] if outcome.damaged else [(source, result)]
+    drafts: Drafts = SavedDrafts(readable)
+    for stage in make_corpus_stages(recipe):
+        drafts = stage(drafts)
     (output_dir / ".build" / "state.json").unlink(missing_ok=True)  # from here on the old corpus is being replaced
     fresh, statistics, tools = output_dir / ".build" / "data", dict[str, SplitStatistics](), dict[str, Any]()
     shutil.rmtree(fresh, ignore_errors=True)
     for split in dict.fromkeys(source.split for source, _ in readable):
         statistics[split] = SplitStatistics()
-        in_split = [pair for pair in readable if pair[0].split == split]
-        sizes = [ROW_BYTES + source.path.stat().st_size * recipe.shards.embed_videos for source, _ in in_split]
+        in_split = [index for index, (source, _) in enumerate(readable) if source.split == split]
+        sizes = [ROW_BYTES + readable[index][0].path.stat().st_size * recipe.shards.embed_videos for index in in_split]
         plan = plan_shards(sizes, recipe.shards.max_shard_mb)
         for index, members in enumerate(plan):
-            records = _records([in_split[member] for member in members], originals, recipe, statistics[split], tools)
+            of_shard = (drafts[in_split[member]] for member in members)
+            records = _records(of_shard, recipe, statistics[split], tools)
             write_shard(fresh / SHARD_NAME.format(split=split, index=index, count=len(plan)), records, recipe.shards)
     stored = [] if recipe.shards.embed_videos else [source for source, _ in readable]
     store_videos(output_dir, stored)
@@ -175,22 +173,27 @@ def _assemble(
     )
 
 
+@dataclass(frozen=True)
+class SavedDrafts:
+    """What became of every readable video, read from disk one by one as often as wanted."""
+
+    readable: Sequence[tuple[SourceVideo, Path]]
+
+    def __len__(self) -> int:
+        return len(self.readable)
+
+    def __getitem__(self, index: int, /) -> Draft:
+        return _load(*self.readable[index])
+
+
 def _records(
-    members: Sequence[tuple[SourceVideo, Path]],
-    originals: Mapping[Path, str],
-    recipe: Recipe,
-    statistics: SplitStatistics,
-    tools: dict[str, Any],
+    drafts: Iterable[Draft], recipe: Recipe, statistics: SplitStatistics, tools: dict[str, Any]
 ) -> Iterator[InterleavedVideo]:
-    """Records in order, with duplicates marked and bytes embedded; counted on the way."""
-    for source, result in members:
-        record = _load(result).record
-        assert record is not None  # only readable videos get here
-        if source.path in originals:
-            clips = drop_all(record.clips, f"duplicate video: {originals[source.path]}")
-            record = replace(record, clips=tuple(clips))
+    """Records in order, with bytes embedded; counted on the way."""
+    for draft in drafts:
+        record = draft.record
         if recipe.shards.embed_videos:
-            record = replace(record, video_bytes=source.path.read_bytes())
+            record = replace(record, video_bytes=draft.source.path.read_bytes())
         statistics.add(record)
         tools.update(record.provenance)
         yield record
@@ -218,10 +221,10 @@ def _finished(output_dir: Path, key: str) -> BuildSummary | None:
     return BuildSummary(**{**saved["summary"], "output_dir": str(output_dir), "up_to_date": True})
 
 
-def _load(path: Path) -> Outcome:
-    outcome = load_outcome(path)
-    assert outcome is not None, f"{path} was there a moment ago"
-    return outcome
+def _load(source: SourceVideo, path: Path) -> Draft:
+    draft = load_outcome(path, source)
+    assert draft is not None, f"{path} was there a moment ago"
+    return draft
 
 
 @contextmanager

@@ -1,13 +1,65 @@
-"""Captioners that need no model: the toy world's truth, and what is said. caption_checkpoint.py runs a model."""
+"""The stage `caption`: the toy world's truth, what is said, or a model that sees one frame (caption_checkpoint.py)."""
 
 import json
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
+from dataset_builder.draft import Draft, each, positive
 from dataset_builder.errors import DamagedInput
 from dataset_builder.inputs import SourceVideo
+
+
+CAPTIONERS = ("truth", "speech", "checkpoint")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionSettings:
+    """Who writes the captions."""
+
+    captioner: str
+    """`truth` reads the toy world's JSON, `speech` repeats what is said, `checkpoint` runs a model."""
+    noise: float = 0.0
+    """truth: share of captions, 0 to 1, replaced by another step's."""
+    checkpoint: str | None = None
+    """checkpoint: folder or id of a transformers image-to-text or image-text-to-text model."""
+    prompt: str = ""
+    """checkpoint: what the model is asked, for models that take text."""
+    max_new_tokens: int = 40
+    """checkpoint: the longest caption, in tokens."""
+
+    def __post_init__(self) -> None:
+        if self.captioner not in CAPTIONERS:
+            raise ValueError(f"captioner is {self.captioner!r}; expected one of {', '.join(CAPTIONERS)}")
+        if not 0 <= self.noise <= 1:
+            raise ValueError(f"noise is {self.noise}; expected a share from 0 to 1")
+        if self.noise and self.captioner != "truth":
+            raise ValueError(f"noise is for captioner: truth, not for captioner: {self.captioner}")
+        if (self.checkpoint is not None) != (self.captioner == "checkpoint"):
+            raise ValueError(f"captioner: {self.captioner} with checkpoint: {self.checkpoint} contradict each other")
+        if self.prompt and self.captioner != "checkpoint":
+            raise ValueError(f"prompt is for captioner: checkpoint, not for captioner: {self.captioner}")
+        positive(self, "max_new_tokens")
+
+
+class CaptionStage:
+    """Gives every clip its caption."""
+
+    def __init__(self, settings: CaptionSettings, seed: int) -> None:
+        self.captioner = make_captioner(settings, seed)
+
+    def __call__(self, drafts: Iterable[Draft]) -> Iterator[Draft]:
+        """Videos whose clips have captions, perhaps empty ones."""
+        return each(drafts, self._caption)
+
+    def _caption(self, draft: Draft) -> Draft:
+        said = [clip.asr for clip in draft.record.clips]
+        clips = [
+            replace(clip, caption=written.caption, frame_captions=written.frame_captions or clip.frame_captions)
+            for clip, written in zip(draft.record.clips, self.captioner(draft.source, draft.spans, said), strict=True)
+        ]
+        return draft.with_clips(clips).noted("caption", self.captioner.provenance())
 
 
 class Captions(NamedTuple):
@@ -78,6 +130,18 @@ class TruthCaptioner:
             replaced = draw.random() < self.noise and others
             captions.append(Captions(draw.choice(others) if replaced else steps[best]["caption"]))
         return captions
+
+
+def make_captioner(settings: CaptionSettings, seed: int) -> Captioner:
+    """The captioner that a recipe names."""
+    if settings.captioner == "truth":
+        return TruthCaptioner(noise=settings.noise, seed=seed)
+    if settings.captioner == "speech":
+        return SpeechCaptioner()
+    from dataset_builder.caption_checkpoint import CheckpointCaptioner  # torch and transformers take seconds
+
+    assert settings.checkpoint is not None  # the recipe refuses captioner: checkpoint without one
+    return CheckpointCaptioner(settings.checkpoint, settings.prompt, settings.max_new_tokens)
 
 
 def _read_steps(source: SourceVideo) -> list[dict[str, Any]]:

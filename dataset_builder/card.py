@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from dataset_builder.filter import count_reasons
-from dataset_builder.recipe import Recipe
+from dataset_builder.recipe import PATH_KEYS, Recipe
 from dataset_builder.schema import InterleavedVideo
 
 
@@ -68,7 +68,7 @@ def make_card(recipe: Recipe, splits: Mapping[str, SplitStatistics], tools: Mapp
     settings = yaml.safe_dump(_without_paths(recipe), sort_keys=False, allow_unicode=True)
     stages = {
         "probe": {key: tools["probe"][key] for key in ("tool", "version")},
-        **{key: tools[key] for key in _MODELS},
+        **{key: tools[key] for key in _MODELS if key in tools},
     }
     used = yaml.safe_dump(stages, sort_keys=False, allow_unicode=True)
     return _CARD.format(
@@ -92,10 +92,11 @@ def make_card(recipe: Recipe, splits: Mapping[str, SplitStatistics], tools: Mapp
 def _without_paths(recipe: Recipe) -> dict[str, Any]:
     """The recipe's settings; of folders on the builder's machine only the last name."""
     settings = recipe.as_dict()
-    for stage, key in (("segment", "tower"), ("segment", "embeddings"), ("caption", "checkpoint")):
-        if settings[stage][key]:
-            settings[stage][key] = PurePath(settings[stage][key]).name
-    return settings
+    for stage in settings.values():
+        for key in PATH_KEYS if isinstance(stage, dict) else ():
+            if stage.get(key):
+                stage[key] = PurePath(stage[key]).name
+    return {key: values for key, values in settings.items() if values is not None}
 
 
 def _statistics(splits: Mapping[str, SplitStatistics]) -> str:

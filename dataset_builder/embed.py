@@ -1,5 +1,6 @@
 """Embeddings of sampled frames: from a CLIP- or SigLIP-type tower, or made elsewhere."""
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,12 @@ class TowerEmbedder:
         if hasattr(self._model, "get_image_features"):
             return self._model.get_image_features(pixel_values=pixels).pooler_output
         return self._model(pixel_values=pixels).pooler_output
+
+
+@lru_cache(maxsize=2)
+def load_tower(tower: str) -> TowerEmbedder:
+    """The tower of that folder, loaded once per process for all stages that read with it."""
+    return TowerEmbedder(tower)
 
 
 def fit_of(processor: Any) -> FrameFit:

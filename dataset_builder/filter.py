@@ -1,13 +1,46 @@
-"""Which clips are not worth keeping, and why. A filter gives its reason or None; the build counts the reasons."""
+"""The stage `filter`: which clips are not worth keeping, and why. The build counts the reasons."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dataset_builder.recipe import FilterSettings
+from dataset_builder.draft import Draft, each
 from dataset_builder.schema import Clip
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterSettings:
+    """Which clips are marked as not worth keeping. They stay in the corpus, with their reason."""
+
+    min_clip_s: float = 0.0
+    """Shorter clips are dropped, in seconds."""
+    min_caption_words: int = 1
+    """Captions of fewer words are dropped; 0 keeps empty ones."""
+    black_below: float = 0.0
+    """A clip whose brightest sampled frame has a mean below this grey level (0-255) is black; 0: off."""
+    static_below: float = 0.0
+    """A clip of several frames is static if no two neighbours differ by this many grey levels on average; 0: off."""
+    drop_repeated_captions: bool = True
+    """Drop a clip whose caption an earlier clip of the same video has."""
+
+
+class FilterStage:
+    """Marks the clips that a filter rejects."""
+
+    def __init__(self, settings: FilterSettings) -> None:
+        self.settings = settings
+
+    def __call__(self, drafts: Iterable[Draft]) -> Iterator[Draft]:
+        """Videos whose rejected clips have `keep: false` and the reason."""
+        return each(drafts, self._judge)
+
+    def _judge(self, draft: Draft) -> Draft:
+        sampled = draft.sampled
+        assert sampled is not None  # `segment` has run
+        looks = look_at_clips(sampled.brightness, sampled.changes, draft.spans, sampled.rate_hz)
+        return draft.with_clips(filter_clips(draft.record.clips, looks, self.settings))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from dataset_builder.errors import DamagedInput
+from dataset_builder.limits import ProbeSettings, too_long
 from dataset_builder.probe import (
     RgbConverter,
     VideoFacts,
@@ -59,13 +60,21 @@ class FrameSampler:
         frame_rate_hz: frames per second of video.
         fit: the size of the result.
         batch: frames per yielded array (the last one may hold fewer).
+        limits: what is too long or too large; None: nothing is.
     """
 
     facts: VideoFacts
     duration_s: float
 
-    def __init__(self, video: Path | bytes, frame_rate_hz: float, fit: FrameFit, batch: int) -> None:
-        self._video, self._rate, self._fit, self._batch = video, frame_rate_hz, fit, batch
+    def __init__(
+        self,
+        video: Path | bytes,
+        frame_rate_hz: float,
+        fit: FrameFit,
+        batch: int,
+        limits: ProbeSettings | None = None,
+    ) -> None:
+        self._video, self._rate, self._fit, self._batch, self._limits = video, frame_rate_hz, fit, batch, limits
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yield uint8 arrays of shape `(N, H, W, 3)`.
@@ -84,9 +93,11 @@ class FrameSampler:
 
     def _sampled(self) -> Iterator[np.ndarray]:
         convert, shown, num_sampled = RgbConverter(), None, 0
-        with open_video(self._video) as (container, stream):
+        with open_video(self._video, self._limits.max_frame_px if self._limits else None) as (container, stream):
             self.facts = read_facts(container, stream)
             for timed in decode_forward(stream, container):
+                if self._limits and timed.end_s > self._limits.max_duration_s:
+                    raise DamagedInput(too_long(timed.end_s, self._limits.max_duration_s))
                 while shown and (num_sampled + 0.5) / self._rate < timed.start_s - 1e-6:
                     yield self._pixels(convert, shown.frame)
                     num_sampled += 1

@@ -54,8 +54,12 @@ class TimedFrame(NamedTuple):
 
 
 @contextmanager
-def open_video(video: Path | bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_video(video: Path | bytes, max_frame_px: int | None = None) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a file (or its bytes) and its first moving-picture stream, single threaded.
+
+    Args:
+        video: path of the file, or its bytes.
+        max_frame_px: the decoder refuses larger frames before it takes memory for them.
 
     Raises:
         DamagedInput: for an empty file, one that is no video, or one without a video stream.
@@ -78,6 +82,8 @@ def open_video(video: Path | bytes) -> Iterator[tuple[InputContainer, VideoStrea
             raise DamagedInput(f"no video stream (found: {[stream.type for stream in container.streams]})")
         if streams[0].codec_context is None:
             raise DamagedInput("no decoder for its codec")
+        if max_frame_px is not None:
+            streams[0].codec_context.options = {"max_pixels": str(max_frame_px)}
         streams[0].codec_context.thread_count = 1  # one thread per worker: the build runs a worker per core
         yield container, streams[0]
 

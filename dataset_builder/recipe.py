@@ -2,115 +2,71 @@
 
 import difflib
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from dataset_builder.caption import CaptionSettings
+from dataset_builder.deduplicate import DeduplicateSettings
+from dataset_builder.draft import positive
+from dataset_builder.filter import FilterSettings
+from dataset_builder.limits import ProbeSettings
+from dataset_builder.segment import SegmentSettings
+from dataset_builder.speech import SpeechSettings
 
+
+__all__ = [
+    "CaptionSettings",
+    "DeduplicateSettings",
+    "FilterSettings",
+    "ProbeSettings",
+    "Recipe",
+    "SegmentSettings",
+    "ShardSettings",
+    "SpeechSettings",
+    "load_recipe",
+]
 SHIPPED = Path(__file__).parent / "recipes"
-CAPTIONERS = ("truth", "speech", "checkpoint")
+CORPUS_STAGES = ("deduplicate", "select", "shards")  # they see all videos; every other stage sees one at a time
+MODEL_KEYS = ("tower", "checkpoint")  # in every stage: a folder, or the id of a repository
+PATH_KEYS = (*MODEL_KEYS, "embeddings")  # what else a stage reads from the builder's machine
 Settings = TypeVar("Settings")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SegmentSettings:
-    """How a video is cut into clips: kernel temporal segmentation (KTS) on embeddings of sampled frames."""
-
-    tower: str | None = "toy"
-    """Folder of a CLIP- or SigLIP-type model whose pictures' embeddings are compared; `toy` is the shipped one."""
-    embeddings: str | None = None
-    """Folder with one `VIDEO_ID.npy` (N, D) per video, made elsewhere at the same rate, in place of a tower."""
-    frame_rate_hz: float
-    """Frames sampled per second of video."""
-    frames_per_segment: float
-    """At most one segment per this many sampled frames."""
-    penalty: float
-    """Price of a border (`vmax` in the literature): larger gives fewer clips; 0 gives as many as allowed."""
-    min_clip_s: float = 0.0
-    """No clip is shorter, in seconds (a video that is shorter is one clip)."""
-    max_clip_s: float | None = None
-    """No clip is longer, in seconds."""
-
-    def __post_init__(self) -> None:
-        _positive(self, "frame_rate_hz", "frames_per_segment")
-        if self.penalty < 0 or self.min_clip_s < 0:
-            raise ValueError("penalty and min_clip_s must not be negative")
-        if (self.tower is None) == (self.embeddings is None):
-            raise ValueError("give one of tower and embeddings (set the other to null)")
-        shortest_s = max(self.min_clip_s, 1 / self.frame_rate_hz)
-        if self.max_clip_s is not None and self.max_clip_s < 2 * shortest_s:
-            raise ValueError(
-                f"max_clip_s is {self.max_clip_s}, but clips of at least {shortest_s:g} s (min_clip_s, or one frame) "
-                f"fill every length only if max_clip_s is at least {2 * shortest_s:g}"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class CaptionSettings:
-    """Who writes the captions."""
-
-    captioner: str
-    """`truth` reads the toy world's JSON, `speech` repeats what is said, `checkpoint` runs a model."""
-    noise: float = 0.0
-    """truth: share of captions, 0 to 1, replaced by another step's."""
-    checkpoint: str | None = None
-    """checkpoint: folder or id of a transformers image-to-text or image-text-to-text model."""
-    prompt: str = ""
-    """checkpoint: what the model is asked, for models that take text."""
-    max_new_tokens: int = 40
-    """checkpoint: the longest caption, in tokens."""
-
-    def __post_init__(self) -> None:
-        if self.captioner not in CAPTIONERS:
-            raise ValueError(f"captioner is {self.captioner!r}; expected one of {', '.join(CAPTIONERS)}")
-        if not 0 <= self.noise <= 1:
-            raise ValueError(f"noise is {self.noise}; expected a share from 0 to 1")
-        if self.noise and self.captioner != "truth":
-            raise ValueError(f"noise is for captioner: truth, not for captioner: {self.captioner}")
-        if (self.checkpoint is not None) != (self.captioner == "checkpoint"):
-            raise ValueError(f"captioner: {self.captioner} with checkpoint: {self.checkpoint} contradict each other")
-        if self.prompt and self.captioner != "checkpoint":
-            raise ValueError(f"prompt is for captioner: checkpoint, not for captioner: {self.captioner}")
-        _positive(self, "max_new_tokens")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FilterSettings:
-    """Which clips are marked as not worth keeping. They stay in the corpus, with their reason."""
-
-    min_clip_s: float = 0.0
-    """Shorter clips are dropped, in seconds."""
-    min_caption_words: int = 1
-    """Captions of fewer words are dropped; 0 keeps empty ones."""
-    black_below: float = 0.0
-    """A clip whose brightest sampled frame has a mean below this grey level (0-255) is black; 0: off."""
-    static_below: float = 0.0
-    """A clip of several frames is static if no two neighbours differ by this many grey levels on average; 0: off."""
-    drop_repeated_captions: bool = True
-    """Drop a clip whose caption an earlier clip of the same video has."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardSettings:
     """How the corpus lies on disk."""
 
+    format: str = "parquet"
+    """`parquet`, or `webdataset`: tar files with `KEY.json` and `KEY.mp4` for every record."""
     embed_videos: bool
     """True: the shards hold the videos' bytes. False: the files are linked or copied into `videos/` beside them."""
     max_shard_mb: float = 256.0
     """A shard is closed before it grows past this (a single larger record makes a larger shard)."""
     row_group_mb: float = 16.0
-    """What a reader must hold at a time."""
+    """parquet: what a reader must hold at a time."""
+    multiple_of: int = 1
+    """The shards of a split are a multiple of this (processes of a training run), as long as the records suffice."""
+    shuffle: bool = False
+    """True: records in an order drawn from the recipe's seed. False: sorted by `video_id`."""
+    tokenizer: str | None = None
+    """Folder or id of a tokenizer, by which the card counts tokens per document; null: the card counts words."""
 
     def __post_init__(self) -> None:
-        _positive(self, "max_shard_mb", "row_group_mb")
+        if self.format not in ("parquet", "webdataset"):
+            raise ValueError(f"format is {self.format!r}; expected parquet or webdataset")
+        if self.format == "webdataset" and not self.embed_videos:
+            raise ValueError("format: webdataset embeds the videos; set embed_videos: true")
+        positive(self, "max_shard_mb", "row_group_mb", "multiple_of")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that decides what a build writes, stage by stage."""
+    """Everything that decides what a build writes. The stages stand in the order in which they run."""
 
     name: str
     """Name of the shipped recipe or of the file, without suffix."""
@@ -120,14 +76,33 @@ class Recipe:
     """Licence of the videos, an SPDX-like id as the Hub writes it; stands in every record and in the card."""
     seed: int = 0
     """Seed of all that is drawn by chance."""
+    probe: ProbeSettings = field(default_factory=ProbeSettings)
+    """Which videos are too long or too large; always runs."""
     segment: SegmentSettings
-    caption: CaptionSettings
-    filter: FilterSettings = field(default_factory=FilterSettings)
+    """Cuts videos into clips; always runs."""
+    speech: SpeechSettings | None = None
+    """Gives clips what is said in them; without it their `asr` is empty."""
+    caption: CaptionSettings | None = None
+    """Gives clips their captions; without it they are empty."""
+    filter: FilterSettings | None = None
+    """Marks clips that are not worth keeping; without it all are kept."""
+    deduplicate: DeduplicateSettings | None = None
+    """Marks what is there more than once; without it copies stay."""
     shards: ShardSettings
+    """Writes the corpus; always runs."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Nested plain values, in the order of the stages."""
+        """Nested plain values, in the order of the stages; None for a stage that is off."""
         return asdict(self)
+
+    def for_one_video(self) -> dict[str, Any]:
+        """The part that a single video's record depends on, before the stages that see all of them."""
+        return {stage: values for stage, values in self.as_dict().items() if stage not in CORPUS_STAGES}
+
+    def models(self) -> list[str]:
+        """Folders and ids of the models that the stages name, in order."""
+        stages = [values for values in self.as_dict().values() if isinstance(values, dict)]
+        return [values[key] for values in stages for key in MODEL_KEYS if values.get(key)]
 
 
 def load_recipe(name_or_file: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -152,9 +127,22 @@ def load_recipe(name_or_file: str | Path, overrides: Mapping[str, Any] | None = 
         raise ValueError(f"recipe {path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ValueError(f"recipe {path} must hold keys and values, found {type(values).__name__}")
+    _refuse_disorder(list(values), f"recipe {path.stem}")
     for key, value in (overrides or {}).items():
         _override(values, key, value)
     return _read(Recipe, {"name": path.stem} | values, f"recipe {path.stem}", "")
+
+
+def _refuse_disorder(keys: Sequence[object], where: str) -> None:
+    """A recipe reads as what happens: its stages stand in the order in which they run."""
+    hints = get_type_hints(Recipe)
+    order = [item.name for item in fields(Recipe) if _settings_class(hints[item.name])]
+    found = [key for key in keys if key in order]
+    for before, after in pairwise(found):
+        if order.index(str(after)) < order.index(str(before)):
+            raise ValueError(
+                f"{where}: {after!r} stands after {before!r} but runs before it; the order is {', '.join(order)}"
+            )
 
 
 def _override(values: dict[str, Any], dotted: str, value: object) -> None:
@@ -190,9 +178,10 @@ def _read(kind: type[Settings], values: object, where: str, prefix: str) -> Sett
 
 
 def _value(hint: Any, value: object, where: str, key: str) -> object:
-    if is_dataclass(hint):
-        return _read(hint, value, where, key + ".")  # type: ignore[arg-type]
-    allowed = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    allowed = _alternatives(hint)
+    settings = _settings_class(hint)
+    if settings and not (value is None and type(None) in allowed):
+        return _read(settings, value, where, key + ".")
     if float in allowed and type(value) is int:
         return float(value)
     if type(value) not in allowed:
@@ -201,7 +190,11 @@ def _value(hint: Any, value: object, where: str, key: str) -> object:
     return value
 
 
-def _positive(settings: object, *names: str) -> None:
-    for name in names:
-        if not getattr(settings, name) > 0:
-            raise ValueError(f"{name} is {getattr(settings, name)}; expected more than 0")
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """The types that a type hint allows."""
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _settings_class(hint: Any) -> Any:
+    """The settings class among them; None where a plain value is meant."""
+    return next((kind for kind in _alternatives(hint) if is_dataclass(kind)), None)

@@ -1,19 +1,149 @@
-"""Where one step of a video ends and the next begins: kernel temporal segmentation (KTS) of frame embeddings.
+"""The stage `segment`: a video is watched once, at an even rate, and cut into clips that follow without a gap.
 
-Potapov et al., "Category-specific video summarization", ECCV 2014, section 3: choose borders so that the embeddings
-within a segment scatter as little as possible, and as many segments as the penalty allows. The kernel is the cosine.
-Shape letters: N sampled frames, D embedding width, L the most frames a segment may have, S segments.
+Borders come from kernel temporal segmentation of the frames' embeddings (kts.py); on request they move to hard cuts
+nearby (cuts.py), and neighbours that look alike are joined again, as Panda-70M does after cutting.
 """
 
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
-from dataset_builder.recipe import SegmentSettings
+from dataset_builder.draft import Draft, Sampled, each, positive
+from dataset_builder.frames import FrameFit, FrameSampler
+from dataset_builder.kts import kts
+from dataset_builder.limits import ProbeSettings
+from dataset_builder.schema import Clip
 
 
-WINDOW = 1200  # longer videos are cut window by window: the cost grows with the square of the frames
-BLOCK = 256  # segment ends whose scatters are computed at once
+FRAME_BATCH = 64
+SMALL = FrameFit(height_px=64, width_px=64)  # enough to see black and still clips where no tower sets the size
+WINDOW = 1200  # longer videos are cut window by window: the cost of KTS grows with the square of the frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentSettings:
+    """How a video is cut into clips: kernel temporal segmentation (KTS) on embeddings of sampled frames."""
+
+    tower: str | None = "toy"
+    """Folder of a CLIP- or SigLIP-type model whose pictures' embeddings are compared; `toy` is the shipped one."""
+    embeddings: str | None = None
+    """Folder with one `VIDEO_ID.npy` (N, D) per video, made elsewhere at the same rate, in place of a tower."""
+    frame_rate_hz: float
+    """Frames sampled per second of video."""
+    frames_per_segment: float
+    """At most one segment per this many sampled frames."""
+    penalty: float
+    """Price of a border (`vmax` in the literature): larger gives fewer clips; 0 gives as many as allowed."""
+    min_clip_s: float = 0.0
+    """No clip is shorter, in seconds (a video that is shorter is one clip)."""
+    max_clip_s: float | None = None
+    """No clip is longer, in seconds."""
+    snap_to_cuts_s: float = 0.0
+    """A border moves to a hard cut at most this many seconds away; 0: off. Needs the extra `scenes` (scenedetect)."""
+    stitch_above: float | None = None
+    """Neighbours whose mean embeddings have at least this cosine are one clip again (up to max_clip_s); null: off."""
+
+    def __post_init__(self) -> None:
+        positive(self, "frame_rate_hz", "frames_per_segment")
+        if self.penalty < 0 or self.min_clip_s < 0 or self.snap_to_cuts_s < 0:
+            raise ValueError("penalty, min_clip_s and snap_to_cuts_s must not be negative")
+        if self.stitch_above is not None and not -1 <= self.stitch_above <= 1:
+            raise ValueError(f"stitch_above is {self.stitch_above}; expected a cosine from -1 to 1")
+        if (self.tower is None) == (self.embeddings is None):
+            raise ValueError("give one of tower and embeddings (set the other to null)")
+        shortest_s = max(self.min_clip_s, 1 / self.frame_rate_hz)
+        if self.max_clip_s is not None and self.max_clip_s < 2 * shortest_s:
+            raise ValueError(
+                f"max_clip_s is {self.max_clip_s}, but clips of at least {shortest_s:g} s (min_clip_s, or one frame) "
+                f"fill every length only if max_clip_s is at least {2 * shortest_s:g}"
+            )
+
+
+class SegmentStage:
+    """Samples frames, embeds them, finds the borders."""
+
+    def __init__(self, settings: SegmentSettings, limits: ProbeSettings) -> None:
+        from dataset_builder.embed import (
+            load_tower,
+        )  # torch and transformers take seconds; reading a recipe needs none
+
+        self.settings, self.limits = settings, limits
+        self.embedder = None if settings.tower is None else load_tower(settings.tower)
+        if settings.snap_to_cuts_s:
+            from dataset_builder.cuts import check_scenedetect
+
+            check_scenedetect()
+
+    def provenance(self) -> dict[str, Any]:
+        """Tool, version, settings, weights."""
+        facts: dict[str, Any] = {
+            "tool": "kts",
+            "version": 1,
+            "frame_rate_hz": self.settings.frame_rate_hz,
+            "frames_per_segment": self.settings.frames_per_segment,
+            "penalty": self.settings.penalty,
+            "embeddings": self.embedder.provenance() if self.embedder else {"tool": "files"},
+        }
+        if self.settings.snap_to_cuts_s:
+            from dataset_builder.cuts import provenance
+
+            facts["cuts"] = provenance() | {"snap_to_cuts_s": self.settings.snap_to_cuts_s}
+        if self.settings.stitch_above is not None:
+            facts["stitch_above"] = self.settings.stitch_above
+        return facts
+
+    def __call__(self, drafts: Iterable[Draft]) -> Iterator[Draft]:
+        """Videos with clips that have times alone, their sampled frames and the clips' embeddings."""
+        return each(drafts, self._segment)
+
+    def _segment(self, draft: Draft) -> Draft:
+        source, settings = draft.source, self.settings
+        fit = self.embedder.fit if self.embedder else SMALL
+        sampler = FrameSampler(source.path, settings.frame_rate_hz, fit, FRAME_BATCH, self.limits)
+        sampled = self._watch(sampler, source.video_id)
+        spans = segment_video(sampled.embeddings, sampler.duration_s, settings)
+        if settings.snap_to_cuts_s:
+            from dataset_builder.cuts import find_cuts
+
+            shortest_s = max(settings.min_clip_s, 1 / settings.frame_rate_hz)
+            spans = snap_to_cuts(spans, find_cuts(source.path), settings.snap_to_cuts_s, shortest_s)
+        if settings.stitch_above is not None:
+            spans = stitch(spans, sampled, settings.stitch_above, settings.max_clip_s)
+        record = replace(
+            draft.record,
+            duration_s=sampler.duration_s,
+            clips=tuple(Clip(start_s=start_s, end_s=end_s) for start_s, end_s in spans),
+        )
+        facts = replace(draft, record=record, sampled=sampled, frame_hashes=sampled.hashes)
+        return replace(facts, clip_embeddings=embed_clips(sampled, spans)).noted("segment", self.provenance())
+
+    def _watch(self, sampler: FrameSampler, video_id: str) -> Sampled:
+        """Decode once; frames are embedded batch by batch and forgotten."""
+        from dataset_builder.embed import load_embeddings
+
+        embeddings, brightness, changes, hashes = [], [], [], []
+        last: np.ndarray | None = None
+        for frames in sampler:
+            if self.embedder:
+                embeddings.append(self.embedder(frames))
+            brightness.append(frames.mean(axis=(1, 2, 3)))
+            neighbours = np.concatenate([frames[:1] if last is None else last, frames]).astype(np.int16)
+            changes.append(np.abs(np.diff(neighbours, axis=0)).mean(axis=(1, 2, 3)))
+            hashes.append(difference_hashes(frames))
+            last = frames[-1:]
+        num_frames = sum(map(len, brightness))
+        return Sampled(
+            rate_hz=self.settings.frame_rate_hz,
+            embeddings=np.concatenate(embeddings)
+            if embeddings
+            else load_embeddings(str(self.settings.embeddings), video_id, num_frames),
+            brightness=np.concatenate(brightness),
+            changes=np.concatenate(changes),
+            hashes=np.concatenate(hashes),
+        )
 
 
 def segment_video(embeddings: np.ndarray, duration_s: float, settings: SegmentSettings) -> list[tuple[float, float]]:
@@ -40,92 +170,81 @@ def segment_video(embeddings: np.ndarray, duration_s: float, settings: SegmentSe
     return list(pairwise(times))
 
 
-def kts(
-    embeddings: np.ndarray, max_segments: int, penalty: float, min_frames: int = 1, max_frames: int | None = None
-) -> list[int]:
-    """Indices of the frames that begin a new segment (the first segment's 0 left out).
-
-    Of all numbers of segments m it takes the one with the least `scatter(m) / N + penalty_term(m)`.
+def snap_to_cuts(
+    spans: Sequence[tuple[float, float]], cuts_s: Sequence[float], within_s: float, shortest_s: float
+) -> list[tuple[float, float]]:
+    """Move every border to the nearest hard cut, if one is near enough and both clips stay long enough.
 
     Args:
-        embeddings: shape `(N, D)`, N >= 1.
-        max_segments: the most segments to consider (more where `max_frames` demands it).
-        penalty: weight of the term that grows with m.
-        min_frames: the shortest segment; ignored by a video that is shorter.
-        max_frames: the longest segment; at least `2 * min_frames - 1`, so that every N can be filled.
+        spans: `(start_s, end_s)` of clips that follow without a gap.
+        cuts_s: times of hard cuts, in order.
+        within_s: how far a border may move.
+        shortest_s: no clip gets shorter than this by it.
     """
-    num_frames = len(embeddings)
-    longest = min(max_frames or num_frames, num_frames)
-    shortest = min(min_frames, num_frames)
-    max_segments = min(max(max_segments, -(-num_frames // longest)), max(1, num_frames // shortest))
-    costs, borders = best_scatters(scatters(embeddings, longest), max_segments, shortest)
-    counts = np.arange(1, max_segments + 1)
-    total = costs / num_frames + penalty * counts / (2 * num_frames) * (np.log(num_frames / counts) + 1)
-    return borders_of(borders, int(total.argmin()) + 1)
+    times = [spans[0][0], *(end_s for _, end_s in spans)]
+    for index in range(1, len(times) - 1):
+        cut_s = min(cuts_s, key=lambda cut_s: abs(cut_s - times[index]), default=None)
+        if cut_s is None or abs(cut_s - times[index]) > within_s:
+            continue
+        if cut_s - times[index - 1] >= shortest_s - 1e-9 and times[index + 1] - cut_s >= shortest_s - 1e-9:
+            times[index] = cut_s
+    return list(pairwise(times))
 
 
-def scatters(embeddings: np.ndarray, longest: int) -> np.ndarray:
-    """Sum of squared distances to the segment's mean, for each segment of up to `longest` frames.
-
-    Returns:
-        float64, shape `(N + 1, L)`: entry `[end, k]` is the scatter of the `k + 1` frames before frame `end`,
-        infinite where there are not that many.
-    """
-    unit = np.asarray(embeddings, dtype=np.float64)
-    unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)  # (N, D)
-    num_frames = len(unit)
-    sums = np.concatenate([np.zeros((1, unit.shape[1])), unit.cumsum(axis=0)])  # (N + 1, D): prefix sums
-    squares = np.concatenate([[0.0], (unit**2).sum(axis=1).cumsum()])  # (N + 1,)
-    norms = (sums**2).sum(axis=1)  # (N + 1,)
-    lengths = np.arange(1, longest + 1)
-    result = np.full((num_frames + 1, longest), np.inf)
-    for first in range(1, num_frames + 1, BLOCK):
-        ends = np.arange(first, min(first + BLOCK, num_frames + 1))
-        low = max(0, first - longest)
-        products = sums[ends] @ sums[low : ends[-1]].T  # (ends, starts)
-        starts = ends[:, None] - lengths  # (ends, L)
-        picked = np.clip(starts, 0, None)
-        between = (
-            norms[ends, None] + norms[picked] - 2 * np.take_along_axis(products, np.clip(starts - low, 0, None), 1)
-        )
-        scatter = squares[ends, None] - squares[picked] - between / lengths  # sum |x|^2 - |sum x|^2 / length
-        result[ends] = np.where(starts >= 0, np.maximum(scatter, 0.0), np.inf)
-    return result
-
-
-def best_scatters(scatter: np.ndarray, max_segments: int, shortest: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Least total scatter for every number of segments, by dynamic programming over the end of the last segment.
+def stitch(
+    spans: Sequence[tuple[float, float]], sampled: Sampled, above: float, max_clip_s: float | None
+) -> list[tuple[float, float]]:
+    """Join neighbours that look alike, the most alike first, until none is alike enough or short enough together.
 
     Args:
-        scatter: output of `scatters`, shape `(N + 1, L)`.
-        max_segments: S.
-        shortest: fewest frames of a segment.
+        spans: `(start_s, end_s)` of clips that follow without a gap.
+        sampled: the video's frames.
+        above: least cosine of the clips' mean embeddings.
+        max_clip_s: no joined clip is longer.
+    """
+    joined = list(spans)
+    while len(joined) > 1:
+        means = embed_clips(sampled, joined)
+        alike = (means[:-1] * means[1:]).sum(axis=1)  # (C - 1,)
+        if max_clip_s is not None:
+            lengths = np.array([after[1] - before[0] for before, after in pairwise(joined)])
+            alike = np.where(lengths > max_clip_s + 1e-9, -np.inf, alike)
+        best = int(alike.argmax())
+        if alike[best] < above:
+            break
+        joined[best : best + 2] = [(joined[best][0], joined[best + 1][1])]
+    return joined
+
+
+def frames_of(span: tuple[float, float], num_frames: int, rate_hz: float) -> slice:
+    """Which of N sampled frames lie in a clip; at least one."""
+    first = min(int(span[0] * rate_hz + 0.5), num_frames - 1)
+    return slice(first, min(max(int(span[1] * rate_hz + 0.5), first + 1), num_frames))
+
+
+def embed_clips(sampled: Sampled, spans: Sequence[tuple[float, float]]) -> np.ndarray:
+    """Mean of the unit embeddings of each clip's frames, unit length again: float32, `(C, D)`."""
+    unit = _unit(sampled.embeddings.astype(np.float32))
+    return _unit(np.stack([unit[frames_of(span, len(unit), sampled.rate_hz)].mean(axis=0) for span in spans]))
+
+
+def difference_hashes(frames: np.ndarray) -> np.ndarray:
+    """64 bits per frame: whether each cell of an 8 x 9 grid of grey levels is darker than its right neighbour.
+
+    Args:
+        frames: uint8, shape `(N, H, W, 3)`, H >= 8 and W >= 9.
 
     Returns:
-        `costs` of shape `(S,)`, infinite where that many segments do not fit, and `lengths` of shape `(S, N + 1)`:
-        how long the last of m + 1 segments is when they end before frame n.
+        uint64, shape `(N,)`; rescaled or recompressed pictures differ in few bits.
     """
-    num_ends, longest = scatter.shape
-    scatter = np.where(np.arange(1, longest + 1) < shortest, np.inf, scatter)
-    best = np.full(num_ends, np.inf)
-    best[0] = 0.0
-    costs, lengths = np.empty(max_segments), np.zeros((max_segments, num_ends), dtype=np.int32)
-    for count in range(max_segments):
-        padded = np.concatenate([np.full(longest, np.inf), best])
-        before = np.lib.stride_tricks.sliding_window_view(padded, longest)[
-            :num_ends, ::-1
-        ]  # [end, k]: best[end - 1 - k]
-        totals = before + scatter  # (N + 1, L)
-        chosen = totals.argmin(axis=1)
-        best = totals[np.arange(num_ends), chosen]
-        lengths[count], costs[count] = chosen + 1, best[-1]
-    return costs, lengths
+    grey = frames.mean(axis=3, dtype=np.float32)  # (N, H, W)
+    rows, columns = (np.arange(cells) * size // cells for cells, size in zip((8, 9), grey.shape[1:], strict=True))
+    cells = np.add.reduceat(np.add.reduceat(grey, rows, axis=1), columns, axis=2)  # (N, 8, 9)
+    area = np.outer(np.diff(rows, append=grey.shape[1]), np.diff(columns, append=grey.shape[2]))
+    cells = cells / area
+    bits = cells[:, :, :-1] < cells[:, :, 1:] - 0.5  # half a level: noise does not decide between equal cells
+    return np.packbits(bits.reshape(len(frames), 64), axis=1).view(np.uint64)[:, 0]
 
 
-def borders_of(lengths: np.ndarray, num_segments: int) -> list[int]:
-    """Walk the dynamic programme back from the last frame: where each segment but the first begins."""
-    end, borders = lengths.shape[1] - 1, []
-    for count in range(num_segments - 1, 0, -1):
-        end -= int(lengths[count, end])
-        borders.append(end)
-    return borders[::-1]
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

@@ -5,49 +5,37 @@ models' weights, this package's code, and name, size and modification time of th
 A file that is there is whole (written aside, then renamed); a key that changed is simply not found.
 """
 
+import base64
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dataset_builder.atomic import write_whole
+from dataset_builder.draft import Draft, Fault
 from dataset_builder.inputs import SourceVideo
 from dataset_builder.model_folders import folder_fingerprint, tower_folder
 from dataset_builder.recipe import Recipe
 from dataset_builder.schema import InterleavedVideo, from_row, to_row
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fault:
-    """A damaged file: one line of quarantine.jsonl."""
-
-    path: str
-    """Path below the input folder."""
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What became of one input video."""
-
-    record: InterleavedVideo | None
-    """None where the video cannot be read."""
-    faults: tuple[Fault, ...]
-
-
 def build_fingerprint(recipe: Recipe) -> str:
-    """Changes with the recipe, with the weights it names and with this package's code.
+    """Changes with what a single video's record depends on.
+
+    That is: the stages of the recipe that see one video, the weights that they name, and this package's code.
 
     Raises:
         ValueError: where the recipe names a tower that is not there.
     """
-    parts: list[Any] = [recipe.as_dict(), _code_fingerprint()]
-    if recipe.segment.tower:
-        parts.append(folder_fingerprint(tower_folder(recipe.segment.tower)))
-    if recipe.caption.checkpoint and Path(recipe.caption.checkpoint).is_dir():
-        parts.append(folder_fingerprint(Path(recipe.caption.checkpoint)))
+    parts: list[Any] = [recipe.for_one_video(), _code_fingerprint()]
+    for model in recipe.models():
+        folder = tower_folder(model) if model == recipe.segment.tower else Path(model)
+        if folder.is_dir():  # else the id of a repository
+            parts.append(folder_fingerprint(folder))
     return _digest(parts)
 
 
@@ -61,28 +49,52 @@ def video_key(fingerprint: str, source: SourceVideo) -> str:
     return _digest(parts)
 
 
-def save_outcome(path: Path, outcome: Outcome) -> None:
-    """Write an outcome whole or not at all."""
-    row = to_row(outcome.record) if outcome.record else None
-    faults = [{"path": fault.path, "reason": fault.reason} for fault in outcome.faults]
-    write_whole(path, json.dumps({"row": row, "faults": faults}))
+def save_outcome(path: Path, draft: Draft) -> None:
+    """Write what became of a video, whole or not at all."""
+    outcome = {
+        "row": None if draft.damaged else to_row(draft.record),
+        "faults": [asdict(fault) for fault in draft.faults],
+        "clip_embeddings": None if draft.damaged else _pack(draft.clip_embeddings, np.float16),
+        "frame_hashes": None if draft.damaged else _pack(draft.frame_hashes, np.uint64),
+    }
+    write_whole(path, json.dumps(outcome))
 
 
-def load_outcome(path: Path) -> Outcome | None:
-    """An outcome; None where there is none, or a power cut left a torn one."""
+def load_outcome(path: Path, source: SourceVideo) -> Draft | None:
+    """What became of a video; None where nothing did yet, or a power cut left a torn file."""
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    return Outcome(
-        record=from_row(saved["row"]) if saved["row"] else None,
+    row = saved["row"]
+    return Draft(
+        source=source,
+        record=from_row(row) if row else InterleavedVideo(video_id=source.video_id, duration_s=0.0),
+        damaged=row is None,
         faults=tuple(Fault(**fault) for fault in saved["faults"]),
+        clip_embeddings=_unpack(saved["clip_embeddings"], np.float16),
+        frame_hashes=_unpack(saved["frame_hashes"], np.uint64),
     )
 
 
-def inputs_key(keys: Iterable[str]) -> str:
-    """Changes with any input of a build."""
-    return _digest(list(keys))
+def _pack(array: np.ndarray | None, kind: type[np.generic]) -> dict[str, Any] | None:
+    """An array as JSON, in few bytes."""
+    if array is None:
+        return None
+    data = np.ascontiguousarray(array, dtype=np.dtype(kind).newbyteorder("<")).tobytes()
+    return {"shape": list(array.shape), "base64": base64.b64encode(data).decode("ascii")}
+
+
+def _unpack(packed: dict[str, Any] | None, kind: type[np.generic]) -> np.ndarray | None:
+    if packed is None:
+        return None
+    data = base64.b64decode(packed["base64"])
+    return np.frombuffer(data, dtype=np.dtype(kind).newbyteorder("<")).reshape(packed["shape"])
+
+
+def inputs_key(recipe: Recipe, keys: Iterable[str]) -> str:
+    """Changes with any input of a build and with any key of its recipe."""
+    return _digest([recipe.as_dict(), *keys])
 
 
 def _code_fingerprint() -> str:

@@ -13,11 +13,10 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
-from dataset_builder.errors import DamagedInput
 from dataset_builder.inputs import SourceVideo
 from dataset_builder.pipeline import VideoPipeline
 from dataset_builder.recipe import Recipe
-from dataset_builder.work_state import Fault, Outcome, save_outcome
+from dataset_builder.work_state import save_outcome
 
 
 Job = tuple[SourceVideo, Path]
@@ -53,23 +52,11 @@ def run_jobs(jobs: Sequence[Job], recipe: Recipe, workers: int) -> Iterator[None
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def process_video(pipeline: VideoPipeline, source: SourceVideo) -> Outcome:
-    """A record, or the reason why there is none."""
-    try:
-        record, subtitle_fault = pipeline(source)
-    except DamagedInput as error:
-        return Outcome(record=None, faults=(Fault(path=source.name, reason=str(error)),))
-    if not subtitle_fault or source.subtitles is None:
-        return Outcome(record=record, faults=())
-    name = Path(source.name).with_name(source.subtitles.name).as_posix()
-    return Outcome(record=record, faults=(Fault(path=name, reason=subtitle_fault),))
-
-
 def _run_here(jobs: Sequence[Job], recipe: Recipe) -> Iterator[None]:
     with _one_thread(), _quiet_loading():
         pipeline = VideoPipeline(recipe)
-        for source, path in jobs:
-            save_outcome(path, process_video(pipeline, source))
+        for draft, (_, path) in zip(pipeline([source for source, _ in jobs]), jobs, strict=True):
+            save_outcome(path, draft)
             yield
 
 
@@ -114,7 +101,8 @@ def _run_in_worker(job: Job) -> None:
     tool = _loaded[0]
     if isinstance(tool, Exception):
         raise tool
-    save_outcome(job[1], process_video(tool, job[0]))
+    for draft in tool([job[0]]):
+        save_outcome(job[1], draft)
 
 
 def _end_with_parent() -> None:

@@ -44,10 +44,10 @@ def wait_for(condition, seconds: float) -> None:
 
 @pytest.mark.slow
 def test_killed_and_resumed_equals_undisturbed(tower_dir, tmp_path):
-    source = encode(tmp_path / "one.mp4", story(0))
+    video = encode(tmp_path / "one.mp4", story(0))
     for index in range(30):  # each differs in its name and speech
         (tmp_path / "in").mkdir(exist_ok=True)
-        shutil.copy(source, tmp_path / "in" / f"v{index:02d}.mp4")
+        shutil.copy(video, tmp_path / "in" / f"v{index:02d}.mp4")
         text = f"WEBVTT\n\n00:00:01.000 --> 00:00:02.000\nsentence number {index}\n"
         (tmp_path / "in" / f"v{index:02d}.vtt").write_text(text)
     script = tmp_path / "build.py"
@@ -61,8 +61,9 @@ def test_killed_and_resumed_equals_undisturbed(tower_dir, tmp_path):
         process.send_signal(signal.SIGKILL)
     wait_for(lambda: not any(is_running(worker) for worker in workers), 20)  # none is left waiting for its parent
     done = {path: path.stat().st_mtime_ns for path in results.glob("*.json")}
+    source = find_videos(tmp_path / "in")[0]
     assert 3 <= len(done) < len(find_videos(tmp_path / "in")), "killed in the middle"
-    assert all(load_outcome(path) for path in done)
+    assert all(load_outcome(path, source) for path in done)
     assert not (tmp_path / "out" / "data").exists()
 
     recipe = load_recipe("laptop", {"segment.tower": str(tower_dir)})

@@ -28,7 +28,7 @@ def test_toy_and_laptop_are_what_the_documents_say():
         ({"segment": 5}, "recipe toy: 'segment' must hold keys and values, found 5"),
         ({"segment.tower.name": "x"}, "cannot set 'segment.tower.name': 'tower' holds no keys"),
         ({"segment.frame_rate_hz": 0.0}, "recipe toy: segment: frame_rate_hz is 0.0; expected more than 0"),
-        ({"segment.penalty": -1.0}, "recipe toy: segment: penalty and min_clip_s must not be negative"),
+        ({"segment.penalty": -1.0}, "segment: penalty, min_clip_s and snap_to_cuts_s must not be negative"),
         ({"segment.max_clip_s": 1.5}, "recipe toy: segment: max_clip_s is 1.5, but clips of at least 1 s"),
         ({"segment.embeddings": "x"}, "recipe toy: segment: give one of tower and embeddings"),
         ({"caption.captioner": "speach"}, "captioner is 'speach'; expected one of truth, speech, checkpoint"),
@@ -58,3 +58,20 @@ def test_files_that_are_no_recipe(tmp_path):
         (tmp_path / "mine.yaml").write_text(content)
         with pytest.raises(ValueError, match=message):
             load_recipe(tmp_path / "mine.yaml")
+
+
+def test_stages_out_of_running_order_are_refused(tmp_path):
+    text = (SHIPPED / "toy.yaml").read_text()
+    head, stages = text.split("segment:\n")
+    (tmp_path / "mine.yaml").write_text(f"{head}filter:\n  min_clip_s: 1.0\nsegment:\n{stages.split('filter:')[0]}")
+    with pytest.raises(ValueError, match=r"recipe mine: 'segment' stands after 'filter' but runs before it; "):
+        load_recipe(tmp_path / "mine.yaml")
+
+
+def test_stages_that_are_absent_or_null_are_off(tmp_path):
+    text = "source: x\nlicense: mit\nsegment: {frame_rate_hz: 2, frames_per_segment: 6, penalty: 0.1}\n"
+    (tmp_path / "mine.yaml").write_text(text + "shards: {embed_videos: false}\n")
+    recipe = load_recipe(tmp_path / "mine.yaml")
+    assert (recipe.speech, recipe.caption, recipe.filter, recipe.deduplicate) == (None, None, None, None)
+    assert load_recipe("toy", {"filter": None}).filter is None
+    assert load_recipe(tmp_path / "mine.yaml", {"filter.min_clip_s": 3}).filter.min_clip_s == 3.0

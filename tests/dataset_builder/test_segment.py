@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dataset_builder.recipe import SegmentSettings
-from dataset_builder.segment import BLOCK, WINDOW, best_scatters, borders_of, kts, scatters, segment_video
+from dataset_builder.kts import BLOCK, best_scatters, borders_of, kts, scatters
+from dataset_builder.segment import WINDOW, SegmentSettings, segment_video
 
 
 def scatter_by_definition(embeddings, start, end):

@@ -1,7 +1,8 @@
 import pytest
 
 from dataset_builder.errors import DamagedInput
-from dataset_builder.speech import Sentence, attach_speech, read_subtitles
+from dataset_builder.speech import attach_speech
+from dataset_builder.subtitles import Sentence, read_subtitles
 
 
 VTT = """WEBVTT - made by hand

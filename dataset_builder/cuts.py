@@ -1,0 +1,61 @@
+"""Hard cuts, found by scenedetect (optional: `pip install 'cosmo-vlm[scenes]'`), which sees the video through PyAV."""
+
+from fractions import Fraction
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from dataset_builder.probe import RgbConverter, decode_forward, open_video, shown_size
+
+
+HEIGHT_PX = 96  # cuts are seen in small pictures, too, and these cost little to compare
+CLOCK_HZ = 1000  # scenedetect counts frames; here a frame's number is its time in milliseconds
+MIN_SCENE_MS = 400  # cuts closer together than this are flashes
+
+
+def check_scenedetect() -> None:
+    """Refuse a recipe that wants cuts where scenedetect is not installed.
+
+    Raises:
+        ValueError: saying what to install.
+    """
+    try:
+        import scenedetect  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            "segment.snap_to_cuts_s needs scenedetect: pip install 'cosmo-vlm[scenes]' (or set it to 0)"
+        ) from error
+
+
+def provenance() -> dict[str, Any]:
+    """Tool and version."""
+    for name in ("scenedetect-headless", "scenedetect"):
+        try:
+            return {"tool": "scenedetect", "version": version(name)}
+        except PackageNotFoundError:
+            continue
+    raise AssertionError("scenedetect was there when the stage was made")
+
+
+def find_cuts(video: Path | bytes) -> list[float]:
+    """Times of hard cuts, in seconds, in order.
+
+    Raises:
+        DamagedInput: where the video cannot be decoded.
+    """
+    from scenedetect import AdaptiveDetector, FrameTimecode
+
+    detector, convert, cuts = AdaptiveDetector(min_scene_len=MIN_SCENE_MS), RgbConverter(), []
+    last_ms = -1
+    with open_video(video) as (container, stream):
+        for timed in decode_forward(stream, container):
+            last_ms = max(last_ms + 1, round(timed.start_s * CLOCK_HZ))
+            height_px, width_px = shown_size(timed.frame)
+            width_px = max(16, round(HEIGHT_PX * width_px / height_px))
+            picture = convert(timed.frame, HEIGHT_PX, width_px)[:, :, ::-1]  # it reads BGR
+            clock = FrameTimecode(last_ms, Fraction(CLOCK_HZ))
+            cuts += [found.frame_num / CLOCK_HZ for found in detector.process_frame(clock, picture.copy())]
+        if last_ms >= 0:
+            end = FrameTimecode(last_ms, Fraction(CLOCK_HZ))
+            cuts += [found.frame_num / CLOCK_HZ for found in detector.post_process(end)]
+    return sorted(cuts)

@@ -1,0 +1,46 @@
+"""What stages that see the whole corpus hand on: a view that marks each video as it is read."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from dataset_builder.draft import Draft
+
+
+class Drafts(Protocol):
+    """All readable videos, read one by one and as often as wanted; no corpus has to fit into memory."""
+
+    def __len__(self) -> int:
+        """How many videos there are."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Draft:
+        """One video, in the order of splits and names."""
+        ...
+
+
+class CorpusStage(Protocol):
+    """A step that sees all videos at once and marks clips of some."""
+
+    def __call__(self, drafts: Drafts) -> Drafts:
+        """The same videos in the same order, with marks."""
+        ...
+
+
+@dataclass(frozen=True)
+class Marked:
+    """Videos with a function applied to each when it is read."""
+
+    drafts: Drafts
+    mark: Callable[[Draft], Draft]
+
+    def __len__(self) -> int:
+        return len(self.drafts)
+
+    def __getitem__(self, index: int, /) -> Draft:
+        return self.mark(self.drafts[index])
+
+
+def in_order(drafts: Drafts) -> Iterator[Draft]:
+    """The videos, one after the other."""
+    return (drafts[index] for index in range(len(drafts)))
