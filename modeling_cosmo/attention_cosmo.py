@@ -59,9 +59,9 @@ def attend(
     return interface(module, query, key, value, mask, scaling=scaling, dropout=0.0, is_causal=False)
 
 
-def split_heads(states: torch.Tensor, num_heads: int) -> torch.Tensor:
-    """`(B, S, H * C)` -> `(B, H, S, C)`."""
-    return states.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+def split_heads(states: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """`(B, S, H * C)` -> `(B, H, S, C)`; H is what this device has of the heads under tensor parallelism."""
+    return states.unflatten(-1, (-1, head_dim)).transpose(1, 2)
 
 
 def initialise_linear(layer: nn.Linear) -> None:
@@ -92,7 +92,7 @@ class LatentAttention(nn.Module):
     def __init__(self, width: int, num_heads: int, head_dim: int, qk_norm: bool = False) -> None:
         super().__init__()
         inner_width = num_heads * head_dim
-        self.num_heads = num_heads
+        self.head_dim = head_dim
         self.scaling = head_dim**-0.5
         self.norm_media = nn.LayerNorm(width)
         self.norm_latents = nn.LayerNorm(width)
@@ -119,9 +119,9 @@ class LatentAttention(nn.Module):
         """
         latents = self.norm_latents(latents)
         context = torch.cat([self.norm_media(media), latents], dim=1)  # (B, S + Q, D)
-        query = split_heads(self.q_norm(self.q_proj(latents)), self.num_heads)  # (B, H, Q, C)
-        key = split_heads(self.k_norm(self.k_proj(context)), self.num_heads)  # (B, H, S + Q, C)
-        value = split_heads(self.v_proj(context), self.num_heads)
+        query = split_heads(self.q_norm(self.q_proj(latents)), self.head_dim)  # (B, H, Q, C)
+        key = split_heads(self.k_norm(self.k_proj(context)), self.head_dim)  # (B, H, S + Q, C)
+        value = split_heads(self.v_proj(context), self.head_dim)
         if mask is not None:
             mask = F.pad(mask, (0, latents.shape[1]), value=True)[:, None, None]  # (B, 1, 1, S + Q)
         attended, _ = attend(self, query, key, value, mask, self.scaling, implementation)

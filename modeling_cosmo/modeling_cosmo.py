@@ -25,6 +25,7 @@ from .loss_cosmo import next_token_loss
 from .media_attention_cosmo import media_visibility
 from .new_tokens_cosmo import CosmoNewTokens
 from .outputs_cosmo import CosmoCausalLMOutput, CosmoModelOutput
+from .parallel_cosmo import fully_sharded_plan, tensor_parallel_plan
 from .pretrained_cosmo import CosmoPreTrainedModel, gated_block
 from .resampler_cosmo import CosmoResampler
 from .text_pool_cosmo import CosmoTextPool
@@ -68,6 +69,12 @@ class CosmoModel(CosmoPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the token embeddings of the language model."""
         self.language_model.set_input_embeddings(value)
+
+    def init_parallel_plans(self) -> None:
+        """The parts' plans by the names that their layers have here, and those of the layers between them."""
+        super().init_parallel_plans()
+        self._tp_plan = tensor_parallel_plan(self, self.config, self._tp_plan)
+        self._fsdp_plan = fully_sharded_plan(self, self._fsdp_plan)
 
     def _build_new_tokens(self) -> CosmoNewTokens:
         width = cast(nn.Embedding, self.get_input_embeddings()).embedding_dim
