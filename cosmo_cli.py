@@ -28,6 +28,8 @@ app = typer.Typer(
 toy = typer.Typer(help="The toy world: narrated videos with known truth, and the small towers that see them.")
 app.add_typer(toy, name="toy", no_args_is_help=True)
 
+INTERRUPTED = 130
+"""Exit code that typer makes of Ctrl-C."""
 EXTRA_OF = {  # a module whose absence means that an extra of pyproject.toml is not installed
     "accelerate": "train",
     "av": "data",
@@ -311,9 +313,10 @@ def main() -> None:
     """Runs the command. Known errors become one line and exit code 1; COSMO_TRACEBACK=1 shows where they came from."""
     try:
         app()
-    except KeyboardInterrupt:
-        _complain("interrupted; the same command goes on where it stopped")
-        sys.exit(130)
+    except SystemExit as stopped:
+        if stopped.code == INTERRUPTED:
+            _complain("interrupted; the same command goes on where it stopped")
+        raise
     except Exception as error:
         message = _explain(error)
         if message is None:

@@ -16,6 +16,7 @@ from PIL import Image
 import cosmo_cli
 from demo.engine import Captioner
 from demo.index import FolderIndex, list_media
+from demo.media import read_medium
 from demo.saved_index import INDEX_FILE, INSIDE_MEDIA, Place, find_place, load_index, save_index
 from modeling_cosmo import CosmoForConditionalGeneration, CosmoProcessor
 
@@ -374,6 +375,25 @@ def test_the_command_tells_of_unreadable_files_and_writes_odd_names_on_one_line(
     )
     [line] = [line for line in printed.err.splitlines() if line.startswith("cosmo: error")]
     assert line.startswith("cosmo: error: torn.png ")
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(tiny_model_folder, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("demo.index.EMBED_BATCH", 2)
+
+    def interrupt(path, num_frames, limits):
+        if path.name == "yellow.png":
+            raise KeyboardInterrupt
+        return read_medium(path, num_frames, limits)
+
+    command = (photos, "--model", tiny_model_folder, "--index", tmp_path / "index", "--query", "a star")
+    with monkeypatch.context() as patched:
+        patched.setattr("demo.index.read_medium", interrupt)
+        assert retrieve(monkeypatch, *command) == 130
+    printed = capsys.readouterr()
+    assert "cosmo: error: interrupted; the same command goes on where it stopped" in printed.err
+    assert len((tmp_path / "index" / INDEX_FILE).read_text().splitlines()) > 1, "what was embedded is kept"
+    assert retrieve(monkeypatch, *command) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 7
 
 
 @pytest.mark.parametrize(
