@@ -13,8 +13,8 @@ from typing import Any
 from tqdm import tqdm
 
 from dataset_builder.atomic import write_whole
-from dataset_builder.card import SplitStatistics, make_card
-from dataset_builder.corpus import SHARD_NAME
+from dataset_builder.card import keep_common, make_card
+from dataset_builder.corpus_statistics import SplitStatistics, TokenCounter, token_counter
 from dataset_builder.draft import Draft, Fault
 from dataset_builder.inputs import SourceVideo, find_videos
 from dataset_builder.marks import Drafts
@@ -22,7 +22,9 @@ from dataset_builder.output_folder import replace_folder, store_videos, write_ch
 from dataset_builder.pipeline import make_corpus_stages
 from dataset_builder.recipe import Recipe, load_recipe
 from dataset_builder.schema import InterleavedVideo
-from dataset_builder.shards import ROW_BYTES, plan_shards, write_shard
+from dataset_builder.shard_index import write_index
+from dataset_builder.shards import ROW_BYTES, plan_shards, shard_name, write_shard
+from dataset_builder.stream_order import permutation
 from dataset_builder.work_state import build_fingerprint, inputs_key, load_outcome, video_key
 
 
@@ -144,18 +146,24 @@ def _assemble(
     (output_dir / ".build" / "state.json").unlink(missing_ok=True)  # from here on the old corpus is being replaced
     fresh, statistics, tools = output_dir / ".build" / "data", dict[str, SplitStatistics](), dict[str, Any]()
     shutil.rmtree(fresh, ignore_errors=True)
+    count_tokens = token_counter(recipe.shards.tokenizer) if recipe.shards.tokenizer else None
     for split in dict.fromkeys(source.split for source, _ in readable):
         statistics[split] = SplitStatistics()
         in_split = [index for index, (source, _) in enumerate(readable) if source.split == split]
+        if recipe.shards.shuffle:
+            in_split = [in_split[row] for row in permutation(len(in_split), f"{recipe.seed} {split}")]
+        in_shards = [readable[index][0] for index in in_split] if recipe.shards.embed_videos else []
+        embedded = {source.video_id: source.path for source in in_shards}
         sizes = [ROW_BYTES + readable[index][0].path.stat().st_size * recipe.shards.embed_videos for index in in_split]
-        plan = plan_shards(sizes, recipe.shards.max_shard_mb)
+        plan = plan_shards(sizes, recipe.shards.max_shard_mb, recipe.shards.multiple_of)
         for index, members in enumerate(plan):
             of_shard = (drafts[in_split[member]] for member in members)
-            records = _records(of_shard, recipe, statistics[split], tools)
-            write_shard(fresh / SHARD_NAME.format(split=split, index=index, count=len(plan)), records, recipe.shards)
+            records = _records(of_shard, statistics[split], tools, count_tokens)
+            write_shard(fresh / shard_name(split, index, len(plan), recipe.shards), records, recipe.shards, embedded)
     stored = [] if recipe.shards.embed_videos else [source for source, _ in readable]
     store_videos(output_dir, stored)
     replace_folder(output_dir / "data", fresh)
+    write_index(output_dir)
     faults = sorted(faults, key=lambda fault: fault.path)
     lines = [json.dumps(asdict(fault), ensure_ascii=False) + "\n" for fault in faults]
     write_whole(output_dir / "quarantine.jsonl", "".join(lines))
@@ -187,16 +195,13 @@ class SavedDrafts:
 
 
 def _records(
-    drafts: Iterable[Draft], recipe: Recipe, statistics: SplitStatistics, tools: dict[str, Any]
+    drafts: Iterable[Draft], statistics: SplitStatistics, tools: dict[str, Any], count_tokens: TokenCounter | None
 ) -> Iterator[InterleavedVideo]:
-    """Records in order, with bytes embedded; counted on the way."""
+    """Records in order, counted on the way."""
     for draft in drafts:
-        record = draft.record
-        if recipe.shards.embed_videos:
-            record = replace(record, video_bytes=draft.source.path.read_bytes())
-        statistics.add(record)
-        tools.update(record.provenance)
-        yield record
+        statistics.add(draft.record, count_tokens)
+        keep_common(tools, draft.record.provenance)
+        yield draft.record
 
 
 def _remember(output_dir: Path, key: str, summary: BuildSummary, results: Sequence[Path]) -> None:

@@ -2,47 +2,36 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
+from datasets import DatasetInfo
+from datasets.info import DatasetInfosDict
+from huggingface_hub import DatasetCardData
 
-from dataset_builder.filter import count_reasons
+from dataset_builder.corpus_statistics import SplitStatistics, total
 from dataset_builder.recipe import PATH_KEYS, Recipe
-from dataset_builder.schema import InterleavedVideo
+from dataset_builder.tar_shards import TAR_FEATURES
 
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
-@dataclass
-class SplitStatistics:
-    """Counts over the records of one split, added one by one."""
+def keep_common(tools: dict[str, Any], provenance: Mapping[str, Any]) -> None:
+    """Reduce what stages say about themselves to what holds for every record.
 
-    num_videos: int = 0
-    num_clips: int = 0
-    num_kept: int = 0
-    num_caption_words: int = 0
-    """Words in the captions of kept clips."""
-    num_spoken: int = 0
-    """Kept clips in which something is said."""
-    duration_s: float = 0.0
-    kept_s: float = 0.0
-    reasons: Counter[str] = field(default_factory=Counter)
-    """Why clips were dropped, and how many."""
-
-    def add(self, record: InterleavedVideo) -> None:
-        """Count one more record."""
-        kept = record.kept().clips
-        self.num_videos += 1
-        self.num_clips += len(record.clips)
-        self.num_kept += len(kept)
-        self.num_caption_words += sum(len(clip.caption.split()) for clip in kept)
-        self.num_spoken += sum(bool(clip.asr) for clip in kept)
-        self.duration_s += record.duration_s
-        self.kept_s += sum(clip.end_s - clip.start_s for clip in kept)
-        self.reasons += count_reasons(record.clips)
+    Args:
+        tools: stage -> facts that held so far; empty before the first record. Changed in place.
+        provenance: of one more record.
+    """
+    if not tools:
+        tools.update({stage: dict(facts) for stage, facts in provenance.items()})
+        return
+    for stage, facts in tools.items():
+        other = provenance.get(stage, {})
+        for key in [key for key, value in facts.items() if key not in other or other[key] != value]:
+            del facts[key]
 
 
 def make_card(recipe: Recipe, splits: Mapping[str, SplitStatistics], tools: Mapping[str, Any], num_faults: int) -> str:
@@ -51,12 +40,35 @@ def make_card(recipe: Recipe, splits: Mapping[str, SplitStatistics], tools: Mapp
     Args:
         recipe: what it was built with.
         splits: statistics of every split that has records.
-        tools: provenance of the stages, as one record has it.
+        tools: what the stages say about themselves, as far as it holds for every record.
         num_faults: damaged files listed in quarantine.jsonl.
     """
+    webdataset = recipe.shards.format == "webdataset"
+    stages = [name for name, values in recipe.as_dict().items() if isinstance(values, dict)]
+    return _CARD.format(
+        front=_front_matter(recipe, splits),
+        source=recipe.source,
+        clips='row["json"]["clips"]' if webdataset else 'row["clips"]',
+        statistics=_statistics(splits),
+        details=_details(splits),
+        drops=_drop_table(splits),
+        faults=f"{num_faults} damaged files were left out." if num_faults else "No file was damaged.",
+        where=_WHERE[recipe.shards.format if recipe.shards.embed_videos else "files"],
+        licenses=_licenses(splits),
+        limits=_limits(splits, tools),
+        stages=", ".join(f"`{stage}`" for stage in stages),
+        recipe_name=recipe.name,
+        recipe=_dump(_without_paths(recipe)),
+        tools=_dump({stage: facts for stage, facts in tools.items() if facts}),
+    )
+
+
+def _front_matter(recipe: Recipe, splits: Mapping[str, SplitStatistics]) -> str:
+    """Metadata that the Hub and `load_dataset` read, as YAML."""
     num_videos = sum(split.num_videos for split in splits.values())
-    files = [{"split": name, "path": f"data/{name}-*.parquet"} for name in splits]
-    metadata = {
+    suffix = "tar" if recipe.shards.format == "webdataset" else "parquet"
+    files = [{"split": name, "path": f"data/{name}-*.{suffix}"} for name in splits]
+    metadata: dict[str, Any] = {
         "pretty_name": f"Interleaved videos: {recipe.source}",
         "license": recipe.license,
         "task_categories": ["video-text-to-text", "image-text-to-text"],
@@ -64,29 +76,11 @@ def make_card(recipe: Recipe, splits: Mapping[str, SplitStatistics], tools: Mapp
         "size_categories": [next((name for limit, name in SIZES if num_videos < limit), "n>1M")],
         "configs": [{"config_name": "default", "data_files": files}],
     }
-    front = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
-    settings = yaml.safe_dump(_without_paths(recipe), sort_keys=False, allow_unicode=True)
-    stages = {
-        "probe": {key: tools["probe"][key] for key in ("tool", "version")},
-        **{key: tools[key] for key in _MODELS if key in tools},
-    }
-    used = yaml.safe_dump(stages, sort_keys=False, allow_unicode=True)
-    return _CARD.format(
-        front=front,
-        source=recipe.source,
-        license=recipe.license,
-        statistics=_statistics(splits),
-        drops=_drop_table(splits),
-        faults=f"{num_faults} damaged files are listed in `quarantine.jsonl`."
-        if num_faults
-        else "No file was damaged.",
-        where="inside the shards"
-        if recipe.shards.embed_videos
-        else "in `videos/`; `video.path` is relative to this folder",
-        recipe_name=recipe.name,
-        recipe=settings,
-        tools=used,
-    )
+    if suffix == "tar":  # Parquet holds its features; of a tar they would be guessed from the first rows
+        card = DatasetCardData()
+        DatasetInfosDict({"default": DatasetInfo(features=TAR_FEATURES)}).to_dataset_card_data(card)
+        metadata |= card.to_dict()
+    return _dump(metadata)
 
 
 def _without_paths(recipe: Recipe) -> dict[str, Any]:
@@ -96,21 +90,38 @@ def _without_paths(recipe: Recipe) -> dict[str, Any]:
         for key in PATH_KEYS if isinstance(stage, dict) else ():
             if stage.get(key):
                 stage[key] = PurePath(stage[key]).name
+    tokenizer = settings["shards"]["tokenizer"]
+    if tokenizer and Path(tokenizer).is_dir():
+        settings["shards"]["tokenizer"] = PurePath(tokenizer).name
     return {key: values for key, values in settings.items() if values is not None}
 
 
+def _with_total(splits: Mapping[str, SplitStatistics]) -> dict[str, SplitStatistics]:
+    return {**splits, "all": total(splits.values())} if len(splits) > 1 else dict(splits)
+
+
 def _statistics(splits: Mapping[str, SplitStatistics]) -> str:
+    """What the card of Howto-Interlink7M tells of each of its files."""
+    unit = "tokens" if all(split.num_tokens is not None for split in splits.values()) else "words"
+    rows = [
+        f"| {name} | {split.num_documents} | {_ratio(split.num_kept, split.num_documents)} "
+        f"| {_ratio(split.num_caption_words, split.num_kept)} "
+        f"| {_ratio(split.num_tokens if unit == 'tokens' else split.num_caption_words, split.num_documents)} |"
+        for name, split in _with_total(splits).items()
+    ]
+    head = f"| split | documents | clips per document | words per caption | {unit} per document |"
+    return "\n".join([head, "|---" * 5 + "|", *rows])
+
+
+def _details(splits: Mapping[str, SplitStatistics]) -> str:
     rows = [
         f"| {name} | {split.num_videos} | {split.num_clips} | {split.num_kept} "
-        f"| {split.num_kept / split.num_videos:.1f} | {_ratio(split.num_caption_words, split.num_kept)} "
-        f"| {_ratio(100 * split.num_spoken, split.num_kept)} "
+        f"| {_ratio(split.kept_s, split.num_kept)} | {_ratio(100 * split.num_spoken, split.num_kept)} "
         f"| {split.duration_s / 3600:.3f} | {split.kept_s / 3600:.3f} |"
-        for name, split in splits.items()
+        for name, split in _with_total(splits).items()
     ]
-    head = (
-        "| split | videos | clips | kept | kept per video | words per caption | with speech, % | hours | hours kept |"
-    )
-    return "\n".join([head, "|---" * 9 + "|", *rows])
+    head = "| split | videos | clips | kept | seconds per clip | with speech, % | hours | hours kept |"
+    return "\n".join([head, "|---" * 8 + "|", *rows])
 
 
 def _drop_table(splits: Mapping[str, SplitStatistics]) -> str:
@@ -118,17 +129,58 @@ def _drop_table(splits: Mapping[str, SplitStatistics]) -> str:
     if not reasons:
         return "No clip was dropped."
     rows = [
-        f"| {reason} | " + " | ".join(str(split.reasons[reason]) for split in splits.values()) + " |"
+        f"| {_cell(reason)} | " + " | ".join(str(split.reasons[reason]) for split in splits.values()) + " |"
         for reason, _ in sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
     ]
     return "\n".join([f"| reason | {' | '.join(splits)} |", "|---" * (1 + len(splits)) + "|", *rows])
 
 
-def _ratio(part: float, whole: float) -> str:
-    return f"{part / whole:.1f}" if whole else "-"
+def _licenses(splits: Mapping[str, SplitStatistics]) -> str:
+    counts = sum((split.licenses for split in splits.values()), Counter[tuple[str, str]]())
+    rows = [f"| {_cell(source)} | `{_cell(name)}` | {count} |" for (source, name), count in sorted(counts.items())]
+    return "\n".join(["| source | licence | videos |", "|---|---|---|", *rows])
 
 
-_MODELS = ("segment", "caption")  # stages whose tools are the same for every record
+def _limits(splits: Mapping[str, SplitStatistics], tools: Mapping[str, Any]) -> str:
+    """What a reader should not expect of the corpus, as far as the build knows it."""
+    whole = total(splits.values())
+    lines = ["Captions and borders were made by the tools below; nobody has read or watched them one by one."]
+    writer = (tools.get("caption") or {}).get("tool")
+    if writer == "speech":
+        lines.append("A caption is what is said in its clip: it need not describe what is seen.")
+    if writer == "truth":
+        lines.append("The captions are the ground truth of rendered videos, not of real ones.")
+    if not whole.num_scored:
+        lines.append("No model has compared the captions with the pictures: `similarity` is empty.")
+    if silent := whole.num_kept - whole.num_spoken:
+        lines.append(f"In {silent} of {whole.num_kept} kept clips nothing is said, or no speech was given.")
+    if without := whole.num_videos - whole.num_documents:
+        lines.append(f"{without} of {whole.num_videos} videos have no clip that was kept.")
+    if any(name in ("", "unknown", "other") for _, name in whole.licenses):
+        lines.append("The licence of some videos is unknown: clear it before you use or redistribute them.")
+    lines.append("Filters find what they look for; what people show or say in the videos was not reviewed.")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _ratio(part: float | None, whole: float) -> str:
+    return f"{(part or 0) / whole:.1f}" if whole else "-"
+
+
+def _cell(text: str) -> str:
+    """Text that cannot end a table's cell."""
+    return " ".join(text.replace("|", "\\|").split()) or "-"
+
+
+def _dump(values: Any) -> str:
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return text
+
+
+_WHERE = {
+    "parquet": "are embedded in the shards, in the column `video`",
+    "webdataset": "are in the tars, as `KEY.mp4` (whatever their container; `video.path` in `KEY.json` has the name)",
+    "files": "lie in `videos/`; `video.path` is relative to this folder",
+}
 
 _CARD = """---
 {front}---
@@ -141,17 +193,21 @@ Videos cut into clips, in order, each with a caption and with what is said in it
 from datasets import load_dataset
 
 for row in load_dataset("THIS_FOLDER_OR_REPOSITORY", split="train", streaming=True):
-    for clip in row["clips"]:
+    for clip in {clips}:
         if clip["keep"]:
             print(clip["start_s"], clip["end_s"], clip["caption"])
 ```
 
-The videos are {where}.
+The videos {where}.
 Clips that a filter rejected, and duplicates of other videos, stay in the rows with `keep: false` and a `drop_reason`.
 
 ## Statistics
 
+A document is a video with at least one clip that was kept; clips and captions below are the kept ones.
+
 {statistics}
+
+{details}
 
 ## Dropped clips
 
@@ -161,18 +217,24 @@ Clips that a filter rejected, and duplicates of other videos, stay in the rows w
 
 {faults}
 
-## Licence
+## Licences
 
-All videos: `{license}`, as the recipe states it.
+As stated for each source; the build does not check them.
+
+{licenses}
+
+## Limits
+
+{limits}
 
 ## How it was built
 
-With the recipe `{recipe_name}`:
+By `cosmo build` with the recipe `{recipe_name}`, through the stages {stages}:
 
 ```yaml
 {recipe}```
 
-Tools of the stages:
+What the stages say about themselves, as far as it holds for every record (the rest is in `provenance`):
 
 ```yaml
 {tools}```

@@ -1,19 +1,21 @@
 """Read a corpus folder back, record by record, without `datasets`."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from dataset_builder.inputs import SPLITS
 from dataset_builder.schema import InterleavedVideo, from_row
+from dataset_builder.tar_shards import read_tar
 
 
-SHARD_NAME = "{split}-{index:05d}-of-{count:05d}.parquet"
+_SHARD = re.compile(r"(?P<split>\w+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.(?P<suffix>parquet|tar)$")
 
 
 def read_corpus(folder: Path | str, split: str, *, include_dropped: bool = False) -> Iterator[InterleavedVideo]:
-    """Records of one split in the order of the shards; a row group at a time is in memory.
+    """Records of one split in the order of the shards; a row group (or of WebDataset one record) is in memory.
 
     Args:
         folder: what `cosmo build` wrote.
@@ -24,20 +26,27 @@ def read_corpus(folder: Path | str, split: str, *, include_dropped: bool = False
         ValueError: where the folder holds no such split or misses one of its shards.
     """
     for shard in list_shards(folder, split):
-        with pq.ParquetFile(shard) as file:
-            for group in range(file.num_row_groups):
-                for row in file.read_row_group(group).to_pylist():
-                    record = from_row(row)
-                    if include_dropped:
-                        yield record
-                    elif (kept := record.kept()).clips:
-                        yield kept
+        for record in _read_shard(shard):
+            if include_dropped:
+                yield record
+            elif (kept := record.kept()).clips:
+                yield kept
+
+
+def _read_shard(path: Path) -> Iterator[InterleavedVideo]:
+    if path.suffix == ".tar":
+        with path.open("rb") as tar:
+            yield from read_tar(tar)
+        return
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            for row in file.read_row_group(group).to_pylist():
+                yield from_row(row)
 
 
 def list_splits(folder: Path | str) -> list[str]:
     """Names of the splits that a corpus folder holds, in the order train, validation, test."""
-    names = {match[1] for path in Path(folder, "data").glob("*.parquet") if (match := _SHARD.match(path.name))}
-    return [split for split in ("train", "validation", "test") if split in names]
+    return splits_among(path.name for path in Path(folder, "data").glob("*"))
 
 
 def list_shards(folder: Path | str, split: str) -> list[Path]:
@@ -46,16 +55,35 @@ def list_shards(folder: Path | str, split: str) -> list[Path]:
     Raises:
         ValueError: where there is none, or one is missing.
     """
-    paths = sorted(Path(folder, "data").glob(f"{split}-*-of-*.parquet"))
-    if not paths:
-        raise ValueError(f"{folder} holds no shards of the split {split!r} (found splits: {list_splits(folder)})")
-    count = int(_SHARD.match(paths[0].name)[3])  # type: ignore[index]
-    expected = [SHARD_NAME.format(split=split, index=index, count=count) for index in range(count)]
-    if [path.name for path in paths] != expected:
+    data = Path(folder, "data")
+    return [data / name for name in shards_among([path.name for path in data.glob("*")], split, str(folder))]
+
+
+def splits_among(names: Iterable[str]) -> list[str]:
+    """The splits whose shards are among file names, in the order train, validation, test."""
+    found = {match["split"] for name in names if (match := _SHARD.match(name))}
+    return [split for split in SPLITS if split in found]
+
+
+def shards_among(names: Sequence[str], split: str, folder: str) -> list[str]:
+    """The names of a split's shards, in order.
+
+    Args:
+        names: files of the folder `data`.
+        split: which one.
+        folder: the corpus, for messages.
+
+    Raises:
+        ValueError: where there is none, or the shards are not exactly those that their names promise.
+    """
+    shards = sorted(name for name in names if (match := _SHARD.match(name)) and match["split"] == split)
+    if not shards:
+        raise ValueError(f"{folder} holds no shards of the split {split!r} (found splits: {splits_among(names)})")
+    first = _SHARD.match(shards[0])
+    assert first is not None  # only such names are in the list
+    count = int(first["count"])
+    if shards != [f"{split}-{index:05d}-of-{count:05d}.{first['suffix']}" for index in range(count)]:
         raise ValueError(
-            f"{folder}/data has {len(paths)} of the {count} shards of {split!r}; build or download it again"
+            f"{folder}/data has {len(shards)} of the {count} shards of {split!r}; build or download it again"
         )
-    return paths
-
-
-_SHARD = re.compile(r"(\w+)-(\d{5})-of-(\d{5})\.parquet$")
+    return shards

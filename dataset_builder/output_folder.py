@@ -40,7 +40,8 @@ def replace_folder(target: Path, fresh: Path) -> None:
 def write_checksums(output_dir: Path) -> None:
     """SHA256SUMS, which `sha256sum -c` reads."""
     lines = []
-    for path in [*sorted((output_dir / "data").iterdir()), output_dir / "README.md", output_dir / "quarantine.jsonl"]:
+    others = [output_dir / name for name in ("README.md", "quarantine.jsonl", "shards.json")]
+    for path in [*sorted((output_dir / "data").iterdir()), *others]:
         if path.exists():
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -76,8 +76,8 @@ class InterleavedVideo:
     """Licence of the video."""
     clips: tuple[Clip, ...] = ()
     """In time order."""
-    similarity_matrix: tuple[tuple[float, ...], ...] = ()
-    """Cosine similarity, clips x captions; may be empty."""
+    similarity_matrix: tuple[tuple[float | None, ...], ...] = ()
+    """Cosine similarity, clips x captions, None below an empty caption; empty where nothing scored."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """stage -> tool, version, settings that made this record."""
 
@@ -104,12 +104,16 @@ def from_row(row: Mapping[str, Any]) -> InterleavedVideo:
     """A row of a corpus as a record; columns that were not read keep their default.
 
     Args:
-        row: what `datasets` hands out; `provenance` may be a dict or the JSON text of one, `video_id` and
-            `duration_s` must be there.
+        row: what `datasets` hands out, of Parquet or of WebDataset shards (`json`, `mp4`); `provenance` may be a dict
+            or the JSON text of one, `video_id` and `duration_s` must be there.
 
     Raises:
         ValueError: naming the column or clip key that is missing or not part of the schema.
     """
+    if "json" in row:
+        inner = json.loads(row["json"]) if isinstance(row["json"], str | bytes) else row["json"]
+        video = {"path": (inner.get("video") or {}).get("path"), "bytes": (row.get("mp4") or {}).get("bytes")}
+        return from_row({**inner, "video": video})
     unknown = set(row) - set(FEATURES)
     missing = {"video_id", "duration_s"} - set(row)
     if unknown or missing:

@@ -1,7 +1,8 @@
-"""Write records as Parquet shards that stream: small row groups, schema in the metadata, same input same bytes."""
+"""Which records lie in which shard, and Parquet shards that stream: small row groups, same input same bytes."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,44 +11,103 @@ import pyarrow.parquet as pq
 from dataset_builder.atomic import replacing
 from dataset_builder.recipe import ShardSettings
 from dataset_builder.schema import FEATURES, InterleavedVideo, to_row
+from dataset_builder.tar_shards import write_tar
 
 
 ROW_BYTES = 4096  # about what a record weighs without its video
+GROUP_ROWS = 256  # records of a row group at most: where no videos are embedded, megabytes would hold thousands
 WITH_STATISTICS = ["video_id", "duration_s", "source", "license"]  # what readers filter by; never the videos' bytes
+SUFFIXES = {"parquet": ".parquet", "webdataset": ".tar"}
 
 
-def plan_shards(num_bytes: Sequence[int], max_shard_mb: float) -> list[range]:
+def shard_name(split: str, index: int, count: int, settings: ShardSettings) -> str:
+    """File name of one shard, such as `train-00000-of-00004.parquet`."""
+    return f"{split}-{index:05d}-of-{count:05d}{SUFFIXES[settings.format]}"
+
+
+def plan_shards(num_bytes: Sequence[int], max_shard_mb: float, multiple_of: int = 1) -> list[range]:
     """Which records go into which shard, in order: a shard is closed before it grows past the limit.
 
     Args:
         num_bytes: size of every record.
         max_shard_mb: limit in MB (1e6 bytes); a larger record makes a shard of its own.
+        multiple_of: the number of shards is a multiple of this, and their sizes are even, so that each of as many
+            processes gets as many shards. A split with fewer records gets one record a shard; one whose records do
+            not suffice for the next multiple takes the one below, with larger shards.
     """
+    plan = _fill(num_bytes, max_shard_mb * 1e6)
+    if len(plan) % multiple_of == 0 or not num_bytes:
+        return plan
+    count = -(-len(plan) // multiple_of) * multiple_of
+    if count > len(num_bytes):
+        count = len(num_bytes) // multiple_of * multiple_of or len(num_bytes)
+    low, high = max(num_bytes), sum(num_bytes)
+    while low < high:  # the smallest limit that needs no more shards than wanted
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(_fill(num_bytes, middle)) <= count else (middle + 1, high)
+    plan = _fill(num_bytes, low)
+    while len(plan) < count:
+        longest = max(range(len(plan)), key=lambda index: (len(plan[index]), -index))
+        half = plan[longest].start + len(plan[longest]) // 2
+        plan[longest : longest + 1] = [range(plan[longest].start, half), range(half, plan[longest].stop)]
+    return plan
+
+
+def _fill(num_bytes: Sequence[int], limit: float) -> list[range]:
     borders, filled = [0], 0
     for index, size in enumerate(num_bytes):
-        if index > borders[-1] and filled + size > max_shard_mb * 1e6:
+        if index > borders[-1] and filled + size > limit:
             borders.append(index)
             filled = 0
         filled += size
     return [range(first, last) for first, last in zip(borders, [*borders[1:], len(num_bytes)], strict=True)]
 
 
-def write_shard(path: Path, records: Iterable[InterleavedVideo], settings: ShardSettings) -> None:
-    """Write one shard; a row group at a time is in memory.
+def write_shard(
+    path: Path,
+    records: Iterable[InterleavedVideo],
+    settings: ShardSettings,
+    files: Mapping[str, Path] | None = None,
+) -> None:
+    """Write one shard; of Parquet a row group at a time is in memory, of WebDataset not even one video.
+
+    Args:
+        path: the shard.
+        records: in order; with `video_bytes`, or without.
+        settings: format and sizes.
+        files: `video_id` -> the file to embed, for records that do not hold their bytes.
 
     Raises:
         WriteError: where the disk does not take it; nothing is left then.
     """
+    if settings.format == "webdataset":
+        write_tar(path, records, files or {})
+    else:
+        _write_parquet(path, records, settings, files or {})
+
+
+def _write_parquet(
+    path: Path, records: Iterable[InterleavedVideo], settings: ShardSettings, files: Mapping[str, Path]
+) -> None:
     schema = FEATURES.arrow_schema
+    order = None if settings.shuffle else pq.SortingColumn.from_ordering(schema, [("video_id", "ascending")])
     with (
         replacing(path, durable=True) as temporary,
-        pq.ParquetWriter(temporary, schema, compression="zstd", write_statistics=WITH_STATISTICS) as writer,
+        pq.ParquetWriter(
+            temporary, schema, compression="zstd", write_statistics=WITH_STATISTICS, sorting_columns=order
+        ) as writer,
     ):
-        for group in _row_groups(records, settings.row_group_mb):
+        for group in _row_groups(_with_bytes(records, files), settings.row_group_mb):
             rows = [to_row(record) for record in group]
             for row in rows:
                 row["provenance"] = json.dumps(row["provenance"], sort_keys=True)
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+def _with_bytes(records: Iterable[InterleavedVideo], files: Mapping[str, Path]) -> Iterator[InterleavedVideo]:
+    for record in records:
+        path = files.get(record.video_id) if record.video_bytes is None else None
+        yield replace(record, video_bytes=path.read_bytes()) if path else record
 
 
 def _row_groups(records: Iterable[InterleavedVideo], row_group_mb: float) -> Iterator[list[InterleavedVideo]]:
@@ -55,7 +115,7 @@ def _row_groups(records: Iterable[InterleavedVideo], row_group_mb: float) -> Ite
     filled = 0
     for record in records:
         size = ROW_BYTES + len(record.video_bytes or b"")
-        if group and filled + size > row_group_mb * 1e6:
+        if group and (filled + size > row_group_mb * 1e6 or len(group) == GROUP_ROWS):
             yield group
             group, filled = [], 0
         group.append(record)

@@ -62,7 +62,7 @@ def test_columns_are_pushed_down(corpus):
 def test_two_builds_are_byte_identical(corpus, narrated_dir, recipe, tmp_path):
     build_corpus(narrated_dir, tmp_path / "again", recipe, workers=1, progress=False)
     names = [path.relative_to(corpus) for path in corpus.rglob("*") if path.is_file() and ".build" not in path.parts]
-    assert len(names) == 6  # three shards, card, checksums, quarantine list
+    assert len(names) == 7  # three shards and their index, card, checksums, quarantine list
     for name in names:
         assert (corpus / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
     subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=corpus, check=True)

@@ -5,9 +5,8 @@ import pytest
 from datasets import load_dataset
 
 from dataset_builder import Clip, InterleavedVideo, from_row, list_splits, read_corpus, to_row
-from dataset_builder.card import SplitStatistics, make_card
-from dataset_builder.recipe import ShardSettings, load_recipe
-from dataset_builder.shards import plan_shards, write_shard
+from dataset_builder.recipe import ShardSettings
+from dataset_builder.shards import write_shard
 
 
 def full_record(name: str, num_bytes: int = 11) -> InterleavedVideo:
@@ -99,23 +98,3 @@ def test_a_missing_shard_or_split_is_named(corpus):
     (corpus / "data" / "train-00001-of-00003.parquet").unlink()
     with pytest.raises(ValueError, match="2 of the 3 shards of 'train'"):
         list(read_corpus(corpus, "train"))
-
-
-def test_shards_close_before_the_limit():
-    sizes = [400_000, 500_000, 200_000, 2_000_000, 100_000, 900_000, 1]
-    assert plan_shards(sizes, 1.0) == [range(0, 2), range(2, 3), range(3, 4), range(4, 6), range(6, 7)]
-    assert plan_shards([], 1.0) == [range(0, 0)]
-
-
-def test_the_card_counts_and_shows_no_path_of_the_machine():
-    statistics = SplitStatistics()
-    for name in "abc":
-        statistics.add(full_record(name))
-    recipe = load_recipe("toy", {"segment.tower": "/home/me/towers/mine"})
-    tools = full_record("a").provenance | {"caption": {"tool": "truth"}}
-    card = make_card(recipe, {"train": statistics}, tools, num_faults=2)
-    assert "| train | 3 | 6 | 3 | 1.0 | 3.0 | 100.0 | 0.002 | 0.001 |" in card  # 3 x 2.9 s; 3 x 1.6 s kept
-    assert "| empty caption | 3 |" in card
-    assert "tower: mine" in card
-    assert "/home" not in card
-    assert "2 damaged files" in card

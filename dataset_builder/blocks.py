@@ -1,0 +1,120 @@
+"""Read blocks of rows out of the shards of a corpus: only the columns asked for, only the rows that pass a filter."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+from dataset_builder.corpus_files import CorpusFiles
+from dataset_builder.schema import FEATURES, InterleavedVideo, from_row
+from dataset_builder.shard_index import Shard
+from dataset_builder.tar_shards import read_tar
+
+
+ALWAYS = ("video_id", "duration_s")  # no record is without them
+Filters = Sequence[tuple[str, str, Any]]
+JSON_READ_BYTES = 1 << 16  # of a remote tar, where the videos between the JSONs are jumped over
+
+
+class Block:
+    """The rows of one block, in memory."""
+
+    def __init__(self, rows: pa.Table | list[InterleavedVideo]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def record(self, row: int) -> InterleavedVideo:
+        """One row as a record."""
+        if isinstance(self._rows, list):
+            return self._rows[row]
+        return from_row(self._rows.slice(row, 1).to_pylist()[0])
+
+
+class BlockReader:
+    """Reads blocks of one corpus.
+
+    Args:
+        files: the corpus.
+        columns: the columns wanted, `video.path` for the path without the bytes; None reads all.
+
+    Raises:
+        ValueError: for a column that no corpus has.
+    """
+
+    def __init__(self, files: CorpusFiles, columns: Sequence[str] | None) -> None:
+        unknown = [name for name in columns or () if name not in FEATURES and name != "video.path"]
+        if unknown:
+            raise ValueError(f"no column {unknown[0]!r}; a corpus has {', '.join(FEATURES)} and video.path")
+        self._files, self._wanted = files, columns
+        self._columns = None if columns is None else list(dict.fromkeys([*ALWAYS, *columns]))
+        self._footers: dict[str, pq.FileMetaData] = {}
+
+    def reopened(self) -> "BlockReader":
+        """The same for another process: connections of the first one cannot be used there."""
+        return BlockReader(self._files.reopened(), self._wanted)
+
+    def read(self, shard: Shard, block: int) -> Block:
+        """Read one block.
+
+        Raises:
+            ValueError: where the shard does not hold what the index says.
+        """
+        rows = self._read_tar(shard, block) if shard.block_starts else self._read_parquet(shard, block)
+        if len(rows) != shard.block_rows[block]:
+            raise ValueError(
+                f"{self._files.name}: block {block} of {shard.path} has {len(rows)} rows; "
+                f"expected {shard.block_rows[block]} (was the shard replaced?)"
+            )
+        return Block(rows)
+
+    def _read_parquet(self, shard: Shard, block: int) -> pa.Table:
+        # pyarrow asks for exactly the ranges it needs; a cache in between would read more.
+        with self._files.open(shard.path, cache_type="none") as file:
+            if shard.path not in self._footers:
+                self._footers[shard.path] = pq.read_metadata(file)
+            with pq.ParquetFile(file, metadata=self._footers[shard.path], pre_buffer=True) as parquet:
+                return parquet.read_row_group(block, columns=self._columns, use_threads=False)
+
+    def _read_tar(self, shard: Shard, block: int) -> list[InterleavedVideo]:
+        start, end = shard.block_starts[block : block + 2]
+        if self._columns is None or "video" in self._columns:
+            records = list(read_tar(io.BytesIO(self._files.read(shard.path, start, end))))
+        else:
+            records = []
+            with self._files.open(shard.path, block_size=JSON_READ_BYTES) as file:
+                file.seek(start)
+                for record in read_tar(file, with_video=False):
+                    records.append(record)
+                    if len(records) == shard.block_rows[block]:
+                        break
+        return records
+
+    def passing(self, shard: Shard, block: int, filters: Filters) -> list[int] | None:
+        """Which rows of a block pass the filters; None where all do.
+
+        Only the columns that the filters name are read, and not even those where the footer's statistics say that no
+        row passes.
+
+        Raises:
+            ValueError: for filters on columns that are no plain values, or on WebDataset shards.
+        """
+        names = sorted({name for name, _, _ in filters})
+        plain = [name for name in FEATURES if FEATURES.arrow_schema.field(name).type in (pa.string(), pa.float64())]
+        if unknown := [name for name in names if name not in plain]:
+            raise ValueError(f"cannot filter by {unknown[0]!r}; expected one of {', '.join(plain)}")
+        if shard.block_starts:
+            raise ValueError(f"{self._files.name}: filters need Parquet shards; a WebDataset tar has no columns")
+        expression = pq.filters_to_expression(list(filters))
+        with self._files.open(shard.path, cache_type="none") as file:
+            fragment = pads.ParquetFileFormat().make_fragment(file).subset(row_group_ids=[block])
+            if not fragment.subset(expression).row_groups:
+                return []
+            table = fragment.to_table(columns=names, use_threads=False)
+        numbered = table.append_column("row", pa.array(range(len(table))))
+        rows = pads.dataset(numbered).to_table(columns=["row"], filter=expression)["row"].to_pylist()
+        return None if len(rows) == len(table) else rows

@@ -1,0 +1,81 @@
+"""Where a corpus lies: a folder of this machine, a dataset repository of the Hub, or any address that fsspec opens."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import fsspec
+
+
+@dataclass(frozen=True)
+class CorpusFiles:
+    """The files of one corpus, read only."""
+
+    name: str
+    """The folder, repository or address as the user gave it."""
+    filesystem: Any
+    """An fsspec file system."""
+    root: str
+    """The corpus's folder in it."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether reading costs no network."""
+        return "file" in _protocols(self.filesystem)
+
+    def reopened(self) -> "CorpusFiles":
+        """The same files over connections of this process (fsspec's asynchronous ones do not survive a fork)."""
+        filesystem = type(self.filesystem)(*self.filesystem.storage_args, **self.filesystem.storage_options)
+        return replace(self, filesystem=filesystem)
+
+    def open(self, path: str, **options: Any) -> BinaryIO:
+        """A seekable file for reading; `path` is relative to the corpus, with `/`."""
+        return self.filesystem.open(f"{self.root}/{path}", "rb", **options)
+
+    def read(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
+        """Bytes of a file, in one request."""
+        return self.filesystem.cat_file(f"{self.root}/{path}", start, end)
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a file."""
+        return bool(self.filesystem.exists(f"{self.root}/{path}"))
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Name -> bytes of the files in a folder; empty where there is no such folder."""
+        if not self.filesystem.isdir(f"{self.root}/{folder}"):
+            return {}
+        entries = self.filesystem.ls(f"{self.root}/{folder}", detail=True)
+        return {entry["name"].rsplit("/", 1)[-1]: entry["size"] for entry in entries if entry["type"] == "file"}
+
+
+def open_corpus(name: str | Path) -> CorpusFiles:
+    """Find a corpus by its folder, its repository on the Hub, or an address.
+
+    Args:
+        name: an existing folder; or an address such as `s3://bucket/corpus` or `hf://datasets/owner/name@revision`;
+            or `owner/name`, a dataset repository.
+
+    Raises:
+        ValueError: where there is neither such a folder nor such a repository, or it holds no shards.
+    """
+    text = str(name)
+    if Path(text).is_dir():
+        files = CorpusFiles(text, fsspec.filesystem("file"), str(Path(text).resolve()))
+    elif "://" in text or _is_repository(text):
+        filesystem, root = fsspec.core.url_to_fs(text if "://" in text else f"hf://datasets/{text}")
+        files = CorpusFiles(text, filesystem, root.rstrip("/"))
+    else:
+        raise ValueError(f"no corpus {text}: neither a folder, nor an address, nor owner/name of the Hub")
+    if not files.sizes("data"):
+        raise ValueError(f"{text} is no corpus: there is no folder data/ with shards in it")
+    return files
+
+
+def _is_repository(text: str) -> bool:
+    owner, _, name = text.partition("/")
+    return bool(owner and name) and "/" not in name and owner not in (".", "..", "~")
+
+
+def _protocols(filesystem: Any) -> tuple[str, ...]:
+    protocol = filesystem.protocol
+    return (protocol,) if isinstance(protocol, str) else tuple(protocol)

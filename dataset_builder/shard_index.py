@@ -1,0 +1,109 @@
+"""Which blocks of rows the shards of a corpus consist of: what a reader needs to know before it reads in any order.
+
+A block is what is read at once: a row group of a Parquet shard, or a stretch of whole records in a tar. `shards.json`
+lists them, so that a stream over thousands of remote shards starts with one request; without it (older corpora, other
+tools' shards) the same list is read off the shards' footers and headers.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dataset_builder.atomic import write_whole
+from dataset_builder.corpus import shards_among, splits_among
+from dataset_builder.corpus_files import CorpusFiles, open_corpus
+from dataset_builder.tar_shards import scan_tar
+
+
+INDEX_NAME = "shards.json"
+TAR_BLOCK_BYTES = 4_000_000  # of records in a tar that are read at once; a larger record is a block of its own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One file with records."""
+
+    path: str
+    """Relative to the corpus, with `/`."""
+    num_bytes: int
+    """Its length."""
+    block_rows: tuple[int, ...]
+    """Records in each block, in order."""
+    block_starts: tuple[int, ...] = ()
+    """Tars: first byte of each block, and the byte after the last block. Parquet knows its own."""
+
+    @property
+    def num_rows(self) -> int:
+        """Records in the shard."""
+        return sum(self.block_rows)
+
+
+def write_index(folder: Path) -> None:
+    """Write `shards.json` from the shards of a corpus folder."""
+    if not any((folder / "data").iterdir()):
+        (folder / INDEX_NAME).unlink(missing_ok=True)
+        return
+    files = open_corpus(folder)
+    splits = splits_among(files.sizes("data"))
+    shards = {split: [asdict(shard) for shard in scan_shards(files, split)] for split in splits}
+    write_whole(folder / INDEX_NAME, json.dumps({"splits": shards}, separators=(",", ":")) + "\n")
+
+
+def read_index(files: CorpusFiles, split: str) -> list[Shard]:
+    """The shards of a split, from `shards.json` where it fits the files, else from the shards themselves.
+
+    Raises:
+        ValueError: where there is no such split, or a shard is missing or damaged.
+    """
+    sizes = files.sizes("data")
+    expected = [f"data/{name}" for name in shards_among([*sizes], split, files.name)]
+    if files.exists(INDEX_NAME):
+        listed = _listed(json.loads(files.read(INDEX_NAME)), split)
+        if [(shard.path, shard.num_bytes) for shard in listed] == [(path, sizes[path[5:]]) for path in expected]:
+            return listed
+    return scan_shards(files, split)
+
+
+def scan_shards(files: CorpusFiles, split: str) -> list[Shard]:
+    """The shards of a split, read off their footers (Parquet) or the headers of their members (tar).
+
+    Raises:
+        ValueError: where there is no such split, or a shard is missing or damaged.
+    """
+    sizes = files.sizes("data")
+    return [_scan(files, f"data/{name}", sizes[name]) for name in shards_among([*sizes], split, files.name)]
+
+
+def _scan(files: CorpusFiles, path: str, num_bytes: int) -> Shard:
+    try:
+        if path.endswith(".tar"):
+            with files.open(path) as tar:
+                return _tar_blocks(path, num_bytes, list(scan_tar(tar)))
+        with files.open(path) as file:
+            metadata = pq.read_metadata(file)
+    except (ValueError, pa.ArrowInvalid) as error:
+        raise ValueError(f"{files.name}: the shard {path} is damaged ({str(error).splitlines()[0]})") from error
+    rows = tuple(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
+    return Shard(path=path, num_bytes=num_bytes, block_rows=rows)
+
+
+def _tar_blocks(path: str, num_bytes: int, records: Sequence[tuple[int, int]]) -> Shard:
+    rows, starts, end = list[int](), list[int](), 0
+    for start, end in records:
+        if not rows or end - starts[-1] > TAR_BLOCK_BYTES:
+            starts.append(start)
+            rows.append(0)
+        rows[-1] += 1
+    return Shard(path=path, num_bytes=num_bytes, block_rows=tuple(rows), block_starts=(*starts, end))
+
+
+def _listed(index: dict[str, Any], split: str) -> list[Shard]:
+    return [
+        Shard(**shard | {"block_rows": tuple(shard["block_rows"]), "block_starts": tuple(shard["block_starts"])})
+        for shard in index["splits"].get(split, ())
+    ]

@@ -1,0 +1,248 @@
+"""Stream a corpus for training: shuffled by seed, dealt to ranks and workers, resumed exactly where it stopped.
+
+`load_dataset(..., streaming=True)` reads every corpus, and its resume is exact as long as nothing is shuffled. With
+`.shuffle(buffer_size=...)` it is not: what waits in the buffer when a run stops is gone. Stopped in the middle of 40
+rows with a buffer of 10, datasets 5.2 hands out 30 or 31 of them (tests/dataset_builder/test_streaming.py). Here no
+row waits anywhere: the order is a function of seed and epoch (stream_order.py), so that a position says it all.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from dataset_builder.blocks import Block, BlockReader, Filters
+from dataset_builder.corpus_files import open_corpus
+from dataset_builder.schema import InterleavedVideo
+from dataset_builder.shard_index import Shard, read_index
+from dataset_builder.stream_order import EpochOrder
+
+
+LANES = 12  # 1, 2, 3, 4, 6 and 12 readers divide it
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A block of a shard, and which of its rows are wanted."""
+
+    shard: Shard
+    block: int
+    wanted: Sequence[int]
+
+
+def stream_corpus(
+    corpus: str | Path,
+    split: str = "train",
+    *,
+    seed: int | None = 0,
+    columns: Sequence[str] | None = None,
+    filters: Filters | None = None,
+    include_dropped: bool = False,
+    batch_size: int = 1,
+    num_replicas: int | None = None,
+    rank: int | None = None,
+    lanes: int = LANES,
+) -> "CorpusStream":
+    """Records of a split for a torch `DataLoader`, in an order that depends on corpus, seed and epoch alone.
+
+    With `DataLoader(stream, batch_size=n)` give the same `batch_size=n` here: the batches of an epoch are then the
+    same, and in the same order, whatever the number of workers (without batches: `DataLoader(stream,
+    batch_size=None)`). The ranks' batches of a step are `num_replicas` neighbours of one global order, which does not
+    depend on the number of ranks either. Ranks get equally many batches, or one more; the last batch of an epoch may
+    be smaller. Nothing is left out and nothing comes twice.
+
+    Args:
+        corpus: a folder, a dataset repository of the Hub (`owner/name`), or an address that fsspec opens.
+        split: "train", "validation" or "test".
+        seed: of the shuffled order; None streams in corpus order, where every worker reads every block.
+        columns: what to read; `video.path` for the path without the bytes; None reads all. Other fields of the
+            records keep their defaults.
+        filters: `(column, operator, value)`, all of which must hold, on `video_id`, `duration_s`, `source`, `license`;
+            of Parquet shards only. They are evaluated once, here, on those columns alone.
+        include_dropped: also hand out the clips that a filter rejected. Records whose clips were all rejected come
+            in any case, then without clips.
+        batch_size: rows that stay together, in one worker's batch.
+        num_replicas: number of ranks; None asks torch.distributed where it is initialised, else 1.
+        rank: this one's number; None as above.
+        lanes: a multiple of ranks x workers; part of what defines the order. In memory are at most `lanes` blocks,
+            over all ranks and workers together.
+
+    Raises:
+        ValueError: where the corpus has no such split, column or rank, or misses a shard.
+    """
+    if num_replicas is None or rank is None:
+        initialised = torch.distributed.is_available() and torch.distributed.is_initialized()
+        num_replicas = torch.distributed.get_world_size() if initialised else 1
+        rank = torch.distributed.get_rank() if initialised else 0
+    if not 0 <= rank < num_replicas:
+        raise ValueError(f"rank is {rank}; expected 0 to {num_replicas - 1} with {num_replicas} replicas")
+    if batch_size < 1 or lanes < 1 or lanes % num_replicas:
+        raise ValueError(
+            f"batch_size {batch_size} and lanes {lanes} must be positive, lanes a multiple of {num_replicas} ranks"
+        )
+    files = open_corpus(corpus)
+    reader = BlockReader(files, columns)
+    blocks = []
+    for shard in read_index(files, split):
+        for block, num_rows in enumerate(shard.block_rows):
+            passing = reader.passing(shard, block, filters) if filters else None
+            blocks.append(_Rows(shard, block, range(num_rows) if passing is None else passing))
+    return CorpusStream(
+        reader, blocks, seed=seed, batch_size=batch_size, num_replicas=num_replicas, rank=rank, lanes=lanes,
+        include_dropped=include_dropped,
+    )  # fmt: skip
+
+
+class CorpusStream(IterableDataset[InterleavedVideo]):
+    """The stream that `stream_corpus` makes. One position in the order of the epoch is its whole state."""
+
+    def __init__(
+        self,
+        reader: BlockReader,
+        blocks: Sequence[_Rows],
+        *,
+        seed: int | None,
+        batch_size: int,
+        num_replicas: int,
+        rank: int,
+        lanes: int,
+        include_dropped: bool,
+    ) -> None:
+        self._reader, self._blocks, self._include_dropped = reader, blocks, include_dropped
+        self._seed, self._batch_size, self._lanes = seed, batch_size, lanes
+        self._num_replicas, self._rank = num_replicas, rank
+        # Shared, so that workers which live over several epochs see what `set_epoch` says in the main process.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._start = (0, 0, 0)  # of a loaded state: epoch, position, rows of this rank's next batch
+        self._reached = (0, 0)  # while iterating: position of the next batch, rows of it that were handed out
+        self._identity = self._make_identity()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; call it before each one. A loaded position counts for the loaded epoch only."""
+        self._epoch.fill_(epoch)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next iteration hands out."""
+        return int(self._epoch)
+
+    @property
+    def num_samples(self) -> int:
+        """Rows that this rank gets in an epoch."""
+        order = self._order()
+        last = (order.num_chunks - 1) % self._num_replicas == self._rank
+        chunks = len(range(self._rank, order.num_chunks, self._num_replicas))
+        return chunks * self._batch_size - (last and order.num_chunks * self._batch_size - order.num_rows)
+
+    def __iter__(self) -> Iterator[InterleavedVideo]:
+        """Yield the records of this rank and worker, from the loaded position on."""
+        if get_worker_info() is not None:
+            self._reader = self._reader.reopened()
+        first, stride = self._share()
+        order, open_blocks = self._order(), dict[int, tuple[int, Block]]()
+        epoch, position, skip = self._start
+        if epoch != self.epoch:
+            position, skip = 0, 0
+        start = first + -(-max(0, position - first) // stride) * stride
+        skip = skip if start == position + self._rank else 0
+        self._reached = (start - self._rank, skip)
+        for chunk in range(start, order.num_chunks, stride):
+            for number, (block, row) in enumerate(order.chunk(chunk)):
+                if chunk == start and number < skip:
+                    continue
+                rows = self._open(open_blocks, order.lane(chunk), block)
+                record = rows.record(self._blocks[block].wanted[row])
+                self._reached = (chunk - self._rank, number + 1)
+                if number + 1 == self._batch_size:
+                    self._reached = (chunk + stride - self._rank, 0)
+                yield record if self._include_dropped else record.kept()
+        if get_worker_info() is None:
+            self._start = (0, 0, 0)  # the next iteration begins from the front
+
+    def state_dict(self, num_samples: int | None = None) -> dict[str, Any]:
+        """The position, as plain values.
+
+        Args:
+            num_samples: rows of this rank that came out of a `DataLoader` since the epoch began or a state was
+                loaded: its workers read ahead, so that only the loop that consumes the rows knows how many were
+                used. None: as many as this object itself handed out (iteration without workers; torchdata's
+                `StatefulDataLoader` asks its workers this way).
+        """
+        position, rows = self._reached if num_samples is None else self._after(num_samples)
+        return {
+            "epoch": self.epoch, "position": position, "rows": rows, "num_replicas": self._num_replicas,
+            **self._identity,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state: with any number of workers, and between batches also with another number of ranks.
+
+        Raises:
+            ValueError: where the state is that of another order: of another corpus, split, filter, seed, batch size
+                or number of lanes.
+        """
+        for name, expected in self._identity.items():
+            if state.get(name) != expected:
+                found = state.get(name)
+                raise ValueError(f"the state is of a stream with {name} {found!r}; this one has {expected!r}")
+        if state["rows"] and state["num_replicas"] != self._num_replicas:
+            raise ValueError(
+                f"the state lies inside a batch of one of {state['num_replicas']} ranks; it cannot be loaded with "
+                f"{self._num_replicas}"
+            )
+        self.set_epoch(state["epoch"])
+        self._start = (state["epoch"], state["position"], state["rows"])
+        self._reached = (state["position"], state["rows"])
+
+    def _after(self, num_samples: int) -> tuple[int, int]:
+        """Position and rows of the next batch, `num_samples` of this rank after the loaded position."""
+        epoch, position, skip = self._start
+        if epoch != self.epoch:
+            position, skip = 0, 0
+        first = self._rank + -(-max(0, position - self._rank) // self._num_replicas) * self._num_replicas
+        skip = skip if first == position + self._rank else 0
+        batches, rows = divmod(skip + num_samples, self._batch_size)
+        return first - self._rank + batches * self._num_replicas, rows
+
+    def _share(self) -> tuple[int, int]:
+        """First position of this rank and worker, and the distance to their next.
+
+        Raises:
+            ValueError: where ranks x workers do not divide the lanes.
+        """
+        worker = get_worker_info()
+        num_workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
+        readers = self._num_replicas * num_workers
+        if self._seed is not None and self._lanes % readers:
+            raise ValueError(
+                f"{self._num_replicas} ranks x {num_workers} workers do not divide lanes={self._lanes}; "
+                f"give stream_corpus a multiple, such as lanes={readers * max(1, LANES // readers)}"
+            )
+        return self._rank + self._num_replicas * number, readers
+
+    def _order(self) -> EpochOrder:
+        rows = [len(block.wanted) for block in self._blocks]
+        return EpochOrder(rows, self._seed, self.epoch, self._lanes, self._batch_size)
+
+    def _open(self, open_blocks: dict[int, tuple[int, Block]], lane: int, block: int) -> Block:
+        """The block that a lane is in; a lane has one, and lanes that meet in a block share it."""
+        if lane not in open_blocks or open_blocks[lane][0] != block:
+            open_blocks.pop(lane, None)  # given back before the next one is read
+            shared = next((rows for number, rows in open_blocks.values() if number == block), None)
+            place = self._blocks[block]
+            open_blocks[lane] = (block, self._reader.read(place.shard, place.block) if shared is None else shared)
+        return open_blocks[lane][1]
+
+    def _make_identity(self) -> dict[str, Any]:
+        """What two streams must agree in, so that one can go on from the other's position."""
+        rows = [
+            (block.shard.path, block.block, len(block.wanted) if isinstance(block.wanted, range) else block.wanted)
+            for block in self._blocks
+        ]
+        digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+        return {"corpus": digest, "seed": self._seed, "batch_size": self._batch_size, "lanes": self._lanes}

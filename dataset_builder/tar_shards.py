@@ -1,0 +1,160 @@
+"""WebDataset shards: tar files with `KEY.json` and `KEY.mp4` for every record; same input, same bytes.
+
+Tars are read member by member in place; nothing is ever unpacked to a path that an archive names.
+"""
+
+import hashlib
+import io
+import json
+import re
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from datasets import Features, Value, Video
+
+from dataset_builder.atomic import replacing
+from dataset_builder.schema import FEATURES, InterleavedVideo, from_row, to_row
+
+
+# What `load_dataset` hands out of such shards; the card names it, so that nothing is guessed from the first rows.
+TAR_FEATURES = Features(
+    {
+        "json": {name: feature for name, feature in FEATURES.items() if name != "video"}
+        | {"video": {"path": Value("string")}},
+        "mp4": Video(decode=False),
+        "__key__": Value("string"),
+        "__url__": Value("string"),
+    }
+)
+MAX_JSON_BYTES = 1 << 30  # a record is kilobytes; a larger member is no record
+LONGEST_KEY = 80
+
+
+def write_tar(path: Path, records: Iterable[InterleavedVideo], files: Mapping[str, Path]) -> None:
+    """Write one shard. Files are copied into it piece by piece; no clock, user or mode of the machine gets in.
+
+    The video is called `KEY.mp4` whatever its container, so that all rows have the same columns; decoders look at the
+    content, and `video.path` in the JSON has the real name.
+
+    Args:
+        path: the shard.
+        records: in order, with `video_bytes` or a file.
+        files: `video_id` -> the file to embed.
+
+    Raises:
+        ValueError: for a record with neither bytes nor a file.
+        WriteError: where the disk does not take it; nothing is left then.
+    """
+    with (
+        replacing(path, durable=True) as temporary,
+        tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        for record in records:
+            key = tar_key(record.video_id)
+            row = to_row(record)
+            del row["video"]["bytes"]
+            _add(tar, f"{key}.json", io.BytesIO(json.dumps(row, sort_keys=True, ensure_ascii=False).encode()))
+            if record.video_bytes is not None:
+                _add(tar, f"{key}.mp4", io.BytesIO(record.video_bytes))
+            elif record.video_id in files:
+                with files[record.video_id].open("rb") as video:
+                    _add(tar, f"{key}.mp4", video)
+            else:
+                raise ValueError(f"{record.video_id} holds no video and none was given; a WebDataset shard embeds it")
+
+
+def _add(tar: tarfile.TarFile, name: str, content: BinaryIO) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = content.seek(0, io.SEEK_END)
+    content.seek(0)
+    tar.addfile(member, content)
+
+
+def tar_key(video_id: str) -> str:
+    """Name of a record inside a tar: ASCII letters, digits, `-` and `_`, unique for every `video_id`.
+
+    A WebDataset key ends at its first dot and a slash makes a folder of it, so ids that hold anything else are
+    rewritten and told apart by a digest.
+    """
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "_", video_id)[:LONGEST_KEY]
+    if plain == video_id and not re.search(r"-[0-9a-f]{12}$", video_id):
+        return plain
+    return f"{plain}-{hashlib.sha256(video_id.encode()).hexdigest()[:12]}"
+
+
+def read_tar(file: BinaryIO, *, with_video: bool = True) -> Iterator[InterleavedVideo]:
+    """Records of a tar, one after the other, from where the file stands; one video is in memory at a time.
+
+    Args:
+        file: seekable, at the first byte of a record's first member.
+        with_video: read the videos' bytes, too; else they are jumped over.
+
+    Raises:
+        ValueError: for what is no tar of records.
+    """
+    row: dict[str, Any] | None = None
+    video: bytes | None = None
+    for key, suffix, member, tar in _members(file):
+        if suffix == "json":
+            if row is not None:
+                yield _record(row, video)
+            row, video = _load_json(tar, member, key), None
+        elif suffix == "mp4" and row is not None and with_video:
+            video = _content(tar, member)
+    if row is not None:
+        yield _record(row, video)
+
+
+def scan_tar(file: BinaryIO) -> Iterator[tuple[int, int]]:
+    """First byte and byte after the last of every record, by the headers alone."""
+    start: int | None = None
+    end = 0
+    for _, suffix, member, _ in _members(file):
+        if suffix == "json":
+            if start is not None:
+                yield start, end
+            start = member.offset
+        end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    if start is not None:
+        yield start, end
+
+
+def _members(file: BinaryIO) -> Iterator[tuple[str, str, tarfile.TarInfo, tarfile.TarFile]]:
+    """Key and suffix of the plain files in a tar; links, devices and folders are passed over."""
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                tar.members = []  # type: ignore[attr-defined]  # tarfile remembers all it has seen; shards are long
+                if member.isreg():
+                    key, _, suffix = member.name.rpartition(".")
+                    yield key, suffix, member, tar
+    except (tarfile.TarError, EOFError) as error:
+        raise ValueError(f"no WebDataset shard, or a damaged one: {error}") from error
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    assert file is not None  # only plain files get here
+    try:
+        return file.read()
+    except tarfile.ReadError as error:
+        raise ValueError(f"a WebDataset shard ends inside {member.name}, which has {member.size} bytes") from error
+
+
+def _load_json(tar: tarfile.TarFile, member: tarfile.TarInfo, key: str) -> dict[str, Any]:
+    if member.size > MAX_JSON_BYTES:
+        raise ValueError(f"{member.name} has {member.size} bytes; expected the JSON of one record")
+    try:
+        row = json.loads(_content(tar, member))
+    except ValueError as error:
+        raise ValueError(f"{member.name} is no JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{member.name} of {key} holds {type(row).__name__}; expected the keys of a record")
+    return row
+
+
+def _record(row: dict[str, Any], video: bytes | None) -> InterleavedVideo:
+    path = (row.get("video") or {}).get("path")
+    return from_row({**row, "video": {"path": path, "bytes": video}})
