@@ -1,0 +1,160 @@
+"""Text files by lines: byte ranges of one large table as shards, JSON lines also inside a zip; bounded in size."""
+
+import csv
+import json
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import IO, Any, NamedTuple
+
+import fsspec
+
+from dataset_builder.errors import DamagedInput
+from dataset_builder.readers.tally import Tally
+
+
+MAX_ROW_BYTES = 4_000_000  # of a table; a document of captions has a few thousand
+MAX_JSON_BYTES = 64_000_000  # of a JSON line: a web page with all its pictures in base64
+CHUNK_BYTES = 1 << 20
+TOO_LONG = "line too long"
+
+
+class LineRange(NamedTuple):
+    """The lines of a file that begin at a byte within `[start, end)`; a shard."""
+
+    url: str
+    start: int
+    end: int
+
+    def __str__(self) -> str:
+        return f"{self.url}:{self.start}-{self.end}"
+
+
+def split_lines(url: str, num_ranges: int) -> list[LineRange]:
+    """Cut a file into ranges of equal size; a line belongs to the range that its first byte lies in.
+
+    Raises:
+        ValueError: where there is no such file.
+    """
+    system, path = fsspec.core.url_to_fs(url)
+    if not system.isfile(path):
+        raise ValueError(f"no file {url}")
+    size = system.size(path)
+    borders = [size * index // num_ranges for index in range(num_ranges + 1)]
+    return [LineRange(url, start, end) for start, end in pairwise(borders)]
+
+
+def read_table(
+    lines: LineRange, delimiter: str, columns: Sequence[str], tally: Tally
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows of a delimited table with a header line, quoted as spreadsheets and pandas do.
+
+    A line is a row: a quoted field may not hold a line break. Malformed lines are skipped and counted.
+
+    Yields:
+        The row's first byte in the file, and its fields by column.
+
+    Raises:
+        ValueError: where the header lacks one of `columns`.
+    """
+    with fsspec.open(lines.url, "rb") as file:
+        first = next(_lines(file, 0, MAX_ROW_BYTES), (0, b""))[1] or b""
+        header = _fields(first.removeprefix("\ufeff".encode()), delimiter)
+        missing = [name for name in columns if name not in header]
+        if missing:
+            raise ValueError(f"{lines.url} has the columns {header}; {missing} are missing")
+        begin = max(lines.start, 1)  # never the header; from one byte earlier on, to see whether a line begins here
+        file.seek(begin - 1)
+        for index, (offset, line) in enumerate(_lines(file, begin - 1, MAX_ROW_BYTES)):
+            if index == 0:
+                continue  # the end of a line of the range before
+            if offset >= lines.end:
+                return
+            if line is None:
+                tally.skip(TOO_LONG, f"byte {offset}")
+                continue
+            if not line:
+                continue
+            try:
+                fields = _fields(line, delimiter)
+            except (csv.Error, UnicodeDecodeError) as error:
+                tally.skip("malformed line", f"byte {offset}", str(error))
+                continue
+            if len(fields) != len(header):
+                tally.skip("malformed line", f"byte {offset}", f"{len(fields)} fields, {len(header)} expected")
+                continue
+            yield offset, dict(zip(header, fields, strict=True))
+
+
+def read_json_lines(url: str, tally: Tally) -> Iterator[tuple[int, Any]]:
+    """Values of a `.jsonl` file or of the one inside a `.zip`, which is read in place.
+
+    Yields:
+        The number of the line, from 0, and its value.
+
+    Raises:
+        DamagedInput: for a damaged zip or one without such a file, after the lines before that place.
+    """
+    with fsspec.open(url, "rb") as raw, _unzipped(raw, url) as file:
+        for number, (_, line) in enumerate(_lines(file, 0, MAX_JSON_BYTES)):
+            if line is None:
+                tally.skip(TOO_LONG, f"line {number}")
+            elif line.strip():
+                try:
+                    yield number, parse_json(line)
+                except DamagedInput as error:
+                    tally.skip("malformed line", f"line {number}", str(error))
+
+
+def parse_json(data: str | bytes) -> Any:
+    """A JSON value.
+
+    Raises:
+        DamagedInput: for text that is none, or that is nested beyond measure.
+    """
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DamagedInput(f"no JSON ({error})") from error
+
+
+@contextmanager
+def _unzipped(raw: IO[bytes], url: str) -> Iterator[IO[bytes]]:
+    if not url.endswith(".zip"):
+        yield raw
+        return
+    try:
+        with zipfile.ZipFile(raw) as archive:
+            names = [name for name in archive.namelist() if name.endswith((".jsonl", ".json"))]
+            if not names:
+                raise DamagedInput("a zip without a .jsonl file")
+            with archive.open(names[0]) as file:
+                yield file
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
+        raise DamagedInput(f"damaged zip ({error})") from error
+
+
+def _lines(file: IO[bytes], offset: int, limit: int) -> Iterator[tuple[int, bytes | None]]:
+    """First byte and content of each line, from a position on; None for a line longer than `limit` bytes.
+
+    fsspec's own `readline` knows no limit.
+    """
+    held, discarded = b"", 0
+    while chunk := file.read(CHUNK_BYTES):
+        *whole, held = (held + chunk).split(b"\n")
+        for line in whole:
+            size = discarded + len(line)
+            yield offset, None if size > limit else line.removesuffix(b"\r")
+            offset += size + 1
+            discarded = 0
+        if discarded + len(held) > limit:
+            discarded += len(held)
+            held = b""
+    if discarded or held:
+        yield offset, None if discarded + len(held) > limit else held.removesuffix(b"\r")
+
+
+def _fields(line: bytes, delimiter: str) -> list[str]:
+    return next(csv.reader([line.decode()], delimiter=delimiter), [])

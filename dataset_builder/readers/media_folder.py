@@ -1,0 +1,77 @@
+"""Files that data name, inside one folder or below one address: a name that leads out of it is refused."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from dataset_builder.errors import DamagedInput
+
+
+OUTSIDE = "path leads out of the folder"
+
+
+@dataclass(frozen=True)
+class MediaFolder:
+    """A folder, or an address that fsspec knows (`hf://datasets/...`, `s3://...`)."""
+
+    url: str
+
+    @property
+    def is_local(self) -> bool:
+        """Whether files can be opened by path."""
+        return isinstance(self._split()[0], LocalFileSystem)
+
+    def local_path(self, name: str) -> Path:
+        """Path of a file of a local folder.
+
+        Raises:
+            DamagedInput: where the name leads out of the folder, also through a link.
+            FileNotFoundError: where there is no such file.
+        """
+        name = check_name(name)
+        folder = Path(self._split()[1]).resolve()
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder):
+            raise DamagedInput(OUTSIDE)
+        if not path.is_file():
+            raise FileNotFoundError(name)
+        return path
+
+    def read(self, name: str, max_bytes: int) -> bytes:
+        """A whole file.
+
+        Raises:
+            DamagedInput: where the name leads out of the folder, or the file is larger than `max_bytes`.
+            FileNotFoundError: where there is no such file.
+        """
+        if self.is_local:
+            with self.local_path(name).open("rb") as file:
+                data = file.read(max_bytes + 1)
+        else:
+            system, root = self._split()
+            with system.open(f"{root.rstrip('/')}/{check_name(name)}", "rb") as file:
+                data = file.read(max_bytes + 1)
+        if len(data) > max_bytes:
+            raise DamagedInput(f"file larger than {max_bytes} bytes")
+        return data
+
+    def _split(self) -> tuple[Any, str]:
+        """File system and path; the former is made once per process by fsspec."""
+        return fsspec.core.url_to_fs(self.url)
+
+
+def check_name(name: str) -> str:
+    """A relative path that stays below its folder, with `/` and without `.`.
+
+    Raises:
+        DamagedInput: for an absolute path, one with `..`, a drive, an address, a backslash or a control character.
+    """
+    strange = re.search(r"[\x00-\x1f\x7f\\]|::|://|^[A-Za-z]:|^~", name)
+    path = PurePosixPath(name)
+    if strange or path.is_absolute() or ".." in path.parts or not path.name:
+        raise DamagedInput(OUTSIDE)
+    return path.as_posix()
