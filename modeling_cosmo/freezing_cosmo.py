@@ -1,5 +1,7 @@
 """Which parts of a CosMo model train, and how frozen ones behave."""
 
+from typing import Any, Self
+
 from torch import nn
 
 
@@ -52,3 +54,44 @@ def set_eval_but_adapters(tower: nn.Module) -> None:
             for name, child in module._modules.items():
                 if name != "base_layer" and child is not None:
                     child.train()
+
+
+def gated_block(module: nn.Module) -> nn.Module | None:
+    """The gated block of a `CosmoDecoderLayer` that has one, by names: the class may have been loaded twice."""
+    return module._modules.get("cross_attention") if "decoder_layer" in module._modules else None
+
+
+_Base: Any = nn.Module  # the towers are those of `CosmoModel`
+
+
+class CosmoFreezing(_Base):
+    """Training of the parts between two frozen towers."""
+
+    def freeze_towers(self) -> None:
+        """Stop training of the vision tower and of the language model but for its gated blocks, and note it.
+
+        Frozen parts stay in eval mode (no dropout) when the model is put into training mode. The config says so from
+        now on: a saved model is frozen again when it is loaded, unless `freeze_towers=False` is given there.
+        """
+        self.config.freeze_towers = True
+        self.vision_tower.requires_grad_(False)
+        self.language_model.requires_grad_(False)
+        for block in self._gated_blocks():
+            block.requires_grad_(True)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """As usual, except that frozen towers stay in eval mode."""
+        super().train(mode)
+        if mode and self.config.freeze_towers:
+            set_eval_but_adapters(self.vision_tower)
+            set_eval_but_adapters(self.language_model)
+            for module in self.language_model.modules():
+                if "decoder_layer" in module._modules:
+                    module.training = True  # the wrapper itself has no dropout, but checkpoints only in training mode
+            for block in self._gated_blocks():
+                block.train()
+        return self
+
+    def _gated_blocks(self) -> list[nn.Module]:
+        return [block for module in self.modules() if (block := gated_block(module)) is not None]

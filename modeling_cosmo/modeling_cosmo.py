@@ -8,7 +8,6 @@ from typing import Any, Self, Unpack, cast
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers import AutoModel, Cache, DynamicCache
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -19,22 +18,23 @@ from .cache_cosmo import CosmoCache, follow_media
 from .configuration_cosmo import CosmoConfig
 from .contrastive_cosmo import contrastive_loss, gather_rows
 from .cross_attention_cosmo import LayerTap, wrap_decoder_layers
-from .freezing_cosmo import set_eval_but_adapters
+from .features_cosmo import CosmoFeatures
+from .freezing_cosmo import CosmoFreezing
 from .generation_cosmo import CosmoGenerationMixin, default_generation_tokens
 from .loss_cosmo import next_token_loss
 from .media_attention_cosmo import media_visibility
 from .new_tokens_cosmo import CosmoNewTokens
 from .outputs_cosmo import CosmoCausalLMOutput, CosmoModelOutput
 from .parallel_cosmo import fully_sharded_plan, tensor_parallel_plan
-from .pretrained_cosmo import CosmoPreTrainedModel, gated_block
+from .pretrained_cosmo import CosmoPreTrainedModel
 from .resampler_cosmo import CosmoResampler
 from .text_pool_cosmo import CosmoTextPool
 from .tokens_cosmo import IGNORED_LABEL
 from .towers_cosmo import PreTrainedTowers, load_towers
-from .vision_cosmo import check_patch_tokens, encode_patches
+from .vision_cosmo import check_patch_tokens
 
 
-class CosmoModel(CosmoPreTrainedModel):
+class CosmoModel(CosmoFeatures, CosmoFreezing, CosmoPreTrainedModel):
     """Both towers, the resampler, the gated blocks and the contrastive head; no language-model head."""
 
     _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]  # noqa: RUF012
@@ -79,53 +79,6 @@ class CosmoModel(CosmoPreTrainedModel):
     def _build_new_tokens(self) -> CosmoNewTokens:
         width = cast(nn.Embedding, self.get_input_embeddings()).embedding_dim
         return CosmoNewTokens(self.config.new_token_ids, width, tied=bool(self.config.tie_word_embeddings))
-
-    def freeze_towers(self) -> None:
-        """Stop training of the vision tower and of the language model but for its gated blocks, and note it.
-
-        Frozen parts stay in eval mode (no dropout) when the model is put into training mode. The config says so from
-        now on: a saved model is frozen again when it is loaded, unless `freeze_towers=False` is given there.
-        """
-        self.config.freeze_towers = True
-        self.vision_tower.requires_grad_(False)
-        self.language_model.requires_grad_(False)
-        for block in self._gated_blocks():
-            block.requires_grad_(True)
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> Self:
-        """As usual, except that frozen towers stay in eval mode."""
-        super().train(mode)
-        if mode and self.config.freeze_towers:
-            set_eval_but_adapters(self.vision_tower)
-            set_eval_but_adapters(self.language_model)
-            for module in self.language_model.modules():
-                if "decoder_layer" in module._modules:
-                    module.training = True  # the wrapper itself has no dropout, but checkpoints only in training mode
-            for block in self._gated_blocks():
-                block.train()
-        return self
-
-    def _gated_blocks(self) -> list[nn.Module]:
-        return [block for module in self.modules() if (block := gated_block(module)) is not None]
-
-    def encode_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Patch tokens of every frame, by the vision tower alone: computed once, they can stand in for pixels.
-
-        Args:
-            pixel_values: shape `(B, M, F, 3, height, width)`.
-
-        Returns:
-            Shape `(B, M, F, P, D_v)`.
-        """
-        outputs = encode_patches(self.vision_tower, pixel_values.flatten(0, 2), self.config.patch_tokens)
-        return outputs.last_hidden_state.unflatten(0, pixel_values.shape[:3])
-
-    def resample(self, vision_features: torch.Tensor, media_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Latents of every medium, `(B, M, F, P, D_v)` -> `(B, M, 1 + V, D_v)`; the class latent is the first."""
-        mask = None if media_mask is None else media_mask.flatten(0, 1)
-        latents = self.resampler(vision_features.flatten(0, 1).to(self.resampler.latents.dtype), mask)
-        return latents.unflatten(0, vision_features.shape[:2])
 
     @can_return_tuple
     def forward(  # type: ignore[misc]  # TransformersKwargs names position_ids too
@@ -212,13 +165,6 @@ class CosmoModel(CosmoPreTrainedModel):
             return None
         return CosmoCache(DynamicCache(config=self.config.text_config))
 
-    def _encode_media(
-        self, pixel_values: torch.Tensor | None, vision_features: torch.Tensor | None, media_mask: torch.Tensor | None
-    ) -> torch.Tensor | None:
-        if vision_features is None and pixel_values is not None:
-            vision_features = self.encode_frames(pixel_values)
-        return None if vision_features is None else self.resample(vision_features, media_mask)
-
     @property
     def _attention_rule(self) -> tuple[int, bool]:
         return self.config.num_visual_tokens, self.config.only_attend_immediate_media
@@ -248,87 +194,6 @@ class CosmoModel(CosmoPreTrainedModel):
             return {"input_ids": input_ids, "inputs_embeds": inputs_embeds}
         return {"inputs_embeds": self.new_tokens.embed(input_ids, self.get_input_embeddings()(input_ids))}
 
-    def _embed_text(self, hidden_states: torch.Tensor | None, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """States after the unimodal layers, `(B, L, D_t)` -> `(B, E)`, unit length."""
-        assert hidden_states is not None
-        if attention_mask is not None and attention_mask.shape != hidden_states.shape[:2]:
-            attention_mask = None  # of a cached pass, or 4D: this piece of text has no padding of its own
-        return F.normalize(self.text_projection(self.text_pool(hidden_states, attention_mask)), dim=-1)
-
-    def _embed_vision(self, latents: torch.Tensor, media_mask: torch.Tensor | None) -> torch.Tensor:
-        """Class latents, `(B, M, 1 + V, D_v)` -> mean over a sample's media -> `(B, E)`, unit length."""
-        class_latents = latents[:, :, 0]  # (B, M, D_v)
-        if media_mask is None or self.config.vision_mean_includes_padding:
-            mean = class_latents.mean(dim=1)
-        else:
-            weights = media_mask.any(dim=-1, keepdim=True).to(class_latents.dtype)  # (B, M, 1)
-            mean = (class_latents * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
-        return F.normalize(self.vision_projection(mean), dim=-1)
-
-    @can_return_tuple
-    def get_text_features(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
-    ) -> BaseModelOutputWithPooling:
-        """Embed texts by the unimodal half alone: neither the upper layers nor the vision tower run.
-
-        Args:
-            input_ids: shape `(B, L)`.
-            attention_mask: shape `(B, L)`, zero at padding.
-            kwargs: handed on to the language model.
-
-        Returns:
-            `pooler_output` of shape `(B, E)`, unit length, and `last_hidden_state` `(B, L, D_t)` of the unimodal half;
-            on request its `hidden_states` and `attentions`.
-        """
-        self._require_contrastive()
-        tap = LayerTap(text_depth=self.config.text_embedding_depth, stop=True)
-        kwargs.setdefault("position_ids", self._positions(attention_mask))
-        texts = {**self._embed_new_tokens(input_ids), "attention_mask": attention_mask, "use_cache": False}
-        outputs = run_language_model(self.language_model, {"tap": tap}, **texts, **kwargs)
-        return BaseModelOutputWithPooling(
-            last_hidden_state=tap.text_states,
-            pooler_output=self._embed_text(tap.text_states, attention_mask),
-            hidden_states=_unimodal_states(outputs.hidden_states, tap),
-            attentions=outputs.attentions and outputs.attentions[: self.config.text_embedding_depth],
-        )
-
-    @can_return_tuple
-    def get_image_features(
-        self,
-        pixel_values: torch.Tensor | None = None,
-        media_mask: torch.Tensor | None = None,
-        vision_features: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutputWithPooling:
-        """Embed the media of each sample; arguments as in `forward`, the others go to the vision tower.
-
-        Returns:
-            `pooler_output` `(B, E)`, unit length, and `last_hidden_state` `(B, M, V, D_v)`, the visual tokens; on
-            request `hidden_states` and `attentions` of the vision tower, with a first axis of B * M * F pictures.
-        """
-        self._require_contrastive()
-        outputs = None
-        if vision_features is None:
-            if pixel_values is None:
-                raise ValueError("give pixel_values or vision_features")
-            outputs = encode_patches(self.vision_tower, pixel_values.flatten(0, 2), self.config.patch_tokens, **kwargs)
-            vision_features = outputs.last_hidden_state.unflatten(0, pixel_values.shape[:3])
-        latents = self.resample(vision_features, media_mask)  # (B, M, 1 + V, D_v)
-        return BaseModelOutputWithPooling(
-            last_hidden_state=latents[:, :, 1:],
-            pooler_output=self._embed_vision(latents, media_mask),
-            hidden_states=getattr(outputs, "hidden_states", None),
-            attentions=getattr(outputs, "attentions", None),
-        )
-
-    def get_video_features(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
-        """As `get_image_features`: pictures are media of one frame."""
-        return self.get_image_features(*args, **kwargs)
-
-    def _require_contrastive(self) -> None:
-        if not self.config.contrastive:
-            raise ValueError("this model has no contrastive head (contrastive is False in its config)")
-
 
 def _real_media(latents: torch.Tensor, media_mask: torch.Tensor | None) -> torch.Tensor:
     """Which media slots hold a medium, boolean `(B, M)`."""
@@ -344,13 +209,6 @@ def _with_first_input(
     if hidden_states is None or hidden_states[0] is None:
         return hidden_states
     return (first_input, *hidden_states[1:])
-
-
-def _unimodal_states(hidden_states: tuple[torch.Tensor, ...] | None, tap: LayerTap) -> Any:
-    """Input and outputs of the unimodal layers, `text_depth + 1` states, the last without the final LayerNorm."""
-    if hidden_states is None or not tap.text_depth:
-        return hidden_states and (tap.text_states,)
-    return (tap.first_input, *hidden_states[1 : tap.text_depth], tap.text_states)
 
 
 class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):

@@ -13,7 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention_cosmo import initialise_linear
 from .configuration_cosmo import CosmoConfig
-from .freezing_cosmo import TrainableParts, count_trainable
+from .freezing_cosmo import TrainableParts, count_trainable, gated_block
 from .hub_cosmo import delete_stale_weights
 from .saved_folder_cosmo import remove_stale_files
 
@@ -123,8 +123,3 @@ def _sparing_new_parts(quantization_config: Any) -> Any:
     quantization_config = copy.copy(quantization_config)
     quantization_config.llm_int8_skip_modules = NOT_QUANTISED
     return quantization_config
-
-
-def gated_block(module: nn.Module) -> nn.Module | None:
-    """The gated block of a `CosmoDecoderLayer` that has one, by names: the class may have been loaded twice."""
-    return module._modules.get("cross_attention") if "decoder_layer" in module._modules else None
