@@ -117,7 +117,7 @@ def _decode_sorted(video: Path | bytes, wanted: list[float], *, seek: bool) -> l
             origin = stream.start_time or 0
             with suppress(av.error.FFmpegError):  # not seekable: read from the start
                 container.seek(origin + int(wanted[0] / (stream.time_base or Fraction(1, 1000))), stream=stream)
-        for timed in decode_forward(stream, container):
+        for timed in decode_forward(stream, container, wanted):
             if seek and shown is None and (timed.frame.pts is None or timed.start_s > wanted[0]):
                 return []
             pixels = None

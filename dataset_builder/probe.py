@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -17,6 +17,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from dataset_builder.errors import DamagedInput
+from dataset_builder.needed_frames import decode_needed
 
 
 # Playlists and scripts (HLS, concat, ...) make FFmpeg open the files or addresses they name, so data could reach
@@ -121,11 +122,19 @@ def has_times(container: InputContainer) -> bool:
     return container.format.name not in WITHOUT_TIMES
 
 
-def decode_forward(stream: VideoStream, container: InputContainer) -> Iterator[TimedFrame]:
+def decode_forward(
+    stream: VideoStream, container: InputContainer, times_s: Sequence[float] | None = None
+) -> Iterator[TimedFrame]:
     """Frames from the current position on, with the time each is shown.
 
     Frames without a timestamp, and all frames of containers that store none, follow the one before at the stream's
     rate (so the latter must be read from the start).
+
+    Args:
+        stream: what to decode.
+        container: where it lies.
+        times_s: moments, ascending, in seconds from the first frame: frames that none of them needs may be missing
+            (and the one before then seems to last longer). `None`: every frame.
 
     Raises:
         DamagedInput: where decoding fails or a timestamp is absurd.
@@ -137,7 +146,8 @@ def decode_forward(stream: VideoStream, container: InputContainer) -> Iterator[T
     start_s = end_s = 0.0
     before_s = math.inf
     try:
-        for frame in container.decode(stream):
+        sparing = timed and times_s is not None
+        for frame in decode_needed(stream, container, times_s or ()) if sparing else container.decode(stream):
             if not timed or frame.pts is None:
                 start_s = end_s
             else:
