@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from dataset_builder.atomic import write_whole
 from dataset_builder.card import keep_common, make_card
+from dataset_builder.collection_captions import with_captions
 from dataset_builder.corpus_statistics import SplitStatistics, TokenCounter, token_counter
 from dataset_builder.draft import Draft, Fault
 from dataset_builder.inputs import SourceVideo, find_videos
@@ -94,6 +95,8 @@ def build_corpus(
     state = output_dir / ".build"
     if not state.is_dir() and (output_dir / "data").exists():
         raise ValueError(f"{output_dir} holds a folder data/ that no build wrote; choose another output folder")
+    if recipe.speech and recipe.speech.captions:
+        sources = with_captions(sources, Path(recipe.speech.captions), state / "captions")
     fingerprint = build_fingerprint(recipe)
     keys = [video_key(fingerprint, source) for source in sources]
     with _locked(state):

@@ -41,7 +41,7 @@ def make_video_stages(recipe: Recipe) -> list[Stage]:
     """
     stages: list[Stage] = [ProbeStage(recipe.probe), SegmentStage(recipe.segment, recipe.probe)]
     if recipe.speech:
-        stages.append(SpeechStage(recipe.speech))
+        stages.append(SpeechStage(recipe.speech, recipe.segment.tower))
     if recipe.caption:
         stages.append(CaptionStage(recipe.caption, recipe.seed))
     if recipe.filter:

@@ -33,7 +33,7 @@ __all__ = [
 SHIPPED = Path(__file__).parent / "recipes"
 CORPUS_STAGES = ("deduplicate", "select", "shards")  # they see all videos; every other stage sees one at a time
 MODEL_KEYS = ("tower", "checkpoint")  # in every stage: a folder, or the id of a repository
-PATH_KEYS = (*MODEL_KEYS, "embeddings")  # what else a stage reads from the builder's machine
+PATH_KEYS = (*MODEL_KEYS, "embeddings", "captions")  # what else a stage reads from the builder's machine
 Settings = TypeVar("Settings")
 
 

@@ -1,71 +1,149 @@
 """The stage `speech`: what is said in a video, every sentence in one clip."""
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
-from dataset_builder.draft import Draft, each
+from dataset_builder.attach import Attached, EmbedTexts, attach_by_content, attach_by_overlap
+from dataset_builder.draft import Draft, LeftOut, each, positive
 from dataset_builder.errors import DamagedInput
+from dataset_builder.inputs import SourceVideo
 from dataset_builder.subtitles import Sentence, Subtitles, read_subtitles
 
 
-LATE_S = 2.0  # speech that starts up to this long after the video's end still belongs to its last clip
-ALIGNMENTS = ("overlap",)
+ALIGNMENTS = ("overlap", "content")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpeechSettings:
-    """Where the speech comes from, and how sentences find their clips."""
+    """Where the speech comes from, and how sentences find their clips.
 
+    Subtitle files beside a video (WebVTT, SRT, or JSON lists as HowTo100M has them) always come first.
+    """
+
+    captions: str | None = None
+    """One JSON file for the whole collection, as HowTo100M's caption.json: `{ID: {"start", "end", "text"}}`."""
+    checkpoint: str | None = None
+    """Folder or id of a Whisper model that listens to videos without subtitles; null: these have no speech."""
+    language: str | None = None
+    """checkpoint: code of the language spoken, such as `en`; null: the model finds out."""
     align: str = "overlap"
-    """`overlap`: every sentence goes to the clip that it overlaps longest."""
+    """`overlap`: a sentence goes to the clip that it overlaps longest. `content`: to the clip nearby that looks most
+    like it, by `segment.tower`, whose text half must know such words."""
+    reach_s: float = 2.0
+    """content: how far from a sentence its clip may lie, in seconds."""
+    phrase_words: int = 3
+    """content: the sentence is compared phrase by phrase, each of this many words; the most alike one counts."""
+    off_topic_below: float | None = None
+    """content: a sentence with a lower cosine to every clip in reach is off topic and left out; null: off."""
 
     def __post_init__(self) -> None:
+        positive(self, "reach_s", "phrase_words")
         if self.align not in ALIGNMENTS:
             raise ValueError(f"align is {self.align!r}; expected one of {', '.join(ALIGNMENTS)}")
+        if self.off_topic_below is not None and self.align != "content":
+            raise ValueError("off_topic_below is for align: content")
+        if self.language is not None and self.checkpoint is None:
+            raise ValueError("language is for a checkpoint")
+
+
+class Listener(Protocol):
+    """Writes down what is said in a video."""
+
+    def provenance(self) -> dict[str, Any]:
+        """Tool, version, weights."""
+        ...
+
+    def __call__(self, video: Path) -> Sequence[Sentence]:
+        """Sentences in time order; none where nothing is said.
+
+        Raises:
+            DamagedInput: where the sound cannot be decoded.
+        """
+        ...
 
 
 class SpeechStage:
-    """Reads what is said and gives each sentence to one clip."""
+    """Reads or hears what is said and gives each sentence to one clip.
 
-    def __init__(self, settings: SpeechSettings) -> None:
+    Args:
+        settings: where from, and how.
+        tower: whose text half compares sentences with clips, for align: content.
+    """
+
+    def __init__(self, settings: SpeechSettings, tower: str | None) -> None:
         self.settings = settings
+        self._listen: Listener | None = None
+        self._embed_texts: EmbedTexts | None = None
+        if settings.checkpoint:
+            from dataset_builder.whisper import WhisperListener  # torch and transformers take seconds
+
+            self._listen = WhisperListener(settings.checkpoint, settings.language)
+        if settings.align == "content":
+            from dataset_builder.embed import load_tower
+            from dataset_builder.embed_text import TextEmbedder
+
+            if tower is None:
+                raise ValueError("speech.align: content compares with segment.tower, but the recipe has none")
+            self._embed_texts = TextEmbedder(load_tower(tower))
 
     def __call__(self, drafts: Iterable[Draft]) -> Iterator[Draft]:
         """Videos whose clips have their `asr`."""
         return each(drafts, self._attach)
 
     def _attach(self, draft: Draft) -> Draft:
-        subtitles, facts = Subtitles(), dict[str, Any](tool="none")
-        if draft.source.subtitles is not None:
-            facts = {"tool": "subtitles", "file": draft.source.subtitles.name}
+        draft, sentences, facts = self._sentences_of(draft)
+        attached = self._align(draft, sentences)
+        clips = [replace(clip, asr=text) for clip, text in zip(draft.record.clips, attached.texts, strict=True)]
+        facts["align"] = self.settings.align
+        left_out = tuple(
+            LeftOut(start_s=one.start_s, end_s=one.end_s, reason="off-topic speech") for one in attached.off_topic
+        )
+        if left_out:  # the words stay out: they may be personal
+            facts["left_out"] = [[one.start_s, one.end_s, one.reason] for one in left_out]
+        return replace(draft, left_out=left_out).with_clips(clips).noted("speech", facts)
+
+    def _sentences_of(self, draft: Draft) -> tuple[Draft, Sequence[Sentence], dict[str, Any]]:
+        """The sentences, and what they come from; a video goes on without damaged subtitles or sound."""
+        path = draft.source.subtitles or _lists_beside(draft.source)
+        if path is None:
+            if self._listen is None:
+                return draft, (), {"tool": "none"}
             try:
-                subtitles = read_subtitles(draft.source.subtitles)
-            except DamagedInput as error:  # a video goes on without damaged subtitles
-                subtitles = Subtitles(fault=str(error))
-            if subtitles.fault:
-                draft = draft.with_fault(draft.source.subtitles, subtitles.fault)
-        said = attach_speech(subtitles.sentences, draft.spans)
-        clips = [replace(clip, asr=text) for clip, text in zip(draft.record.clips, said, strict=True)]
-        return draft.with_clips(clips).noted("speech", facts)
+                return draft, self._listen(draft.source.path), self._listen.provenance()
+            except DamagedInput as error:
+                return draft.with_fault(draft.source.path, str(error)), (), {"tool": "none"}
+        try:
+            subtitles = read_subtitles(path)
+        except DamagedInput as error:
+            subtitles = Subtitles(fault=str(error))
+        if subtitles.fault:
+            draft = draft.with_fault(path, subtitles.fault)
+        return draft, subtitles.sentences, {"tool": "subtitles", "file": path.name}
+
+    def _align(self, draft: Draft, sentences: Sequence[Sentence]) -> Attached:
+        if self._embed_texts is None:
+            return attach_by_overlap(sentences, draft.spans)
+        assert draft.clip_embeddings is not None  # `segment` has run
+        return attach_by_content(
+            sentences,
+            draft.spans,
+            draft.clip_embeddings,
+            self._embed_texts,
+            phrase_words=self.settings.phrase_words,
+            reach_s=self.settings.reach_s,
+            off_topic_below=self.settings.off_topic_below,
+        )
 
 
-def attach_speech(sentences: Sequence[Sentence], clips: Sequence[tuple[float, float]]) -> list[str]:
-    """What is said in each clip: every sentence goes to the one clip it overlaps longest, ties to the earlier.
-
-    A sentence beside all clips goes to the nearest one, up to `LATE_S` away; farther ones belong to none.
-
-    Args:
-        sentences: in time order.
-        clips: `(start_s, end_s)`, in time order.
-
-    Returns:
-        One text per clip, its sentences joined by a space.
-    """
-    texts: list[list[str]] = [[] for _ in clips]
-    for sentence in sentences:
-        overlaps = [min(sentence.end_s, end_s) - max(sentence.start_s, start_s) for start_s, end_s in clips]
-        best = max(range(len(clips)), key=overlaps.__getitem__)
-        if overlaps[best] > -LATE_S:  # a negative overlap is the distance
-            texts[best].append(sentence.text)
-    return [" ".join(text) for text in texts]
+def _lists_beside(source: SourceVideo) -> Path | None:
+    """`NAME.json` where it holds speech (the toy world's holds its truth)."""
+    if source.truth is None:
+        return None
+    try:
+        found = json.loads(source.truth.read_text(encoding="utf-8"))
+    except ValueError:  # whoever needs the file will say so
+        return None
+    return source.truth if isinstance(found, dict) and {"start", "end", "text"} <= found.keys() else None

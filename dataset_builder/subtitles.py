@@ -1,14 +1,18 @@
-"""Subtitle files: WebVTT and SRT."""
+"""Subtitle files: WebVTT, SRT, and the JSON lists of HowTo100M. What rolls over from cue to cue is kept once."""
 
 import html
+import json
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dataset_builder.errors import DamagedInput
 
 
+ROLLING_GAP_S = 0.5  # a sentence this soon after the one before may be its continuation
+ROLLING_WORDS = 3  # fewer words are repeated in ordinary speech
 _TIME = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
 _CUE = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?$")
 _TAG = re.compile(r"<[^>]*>|\{\\[^}]*\}")
@@ -34,17 +38,65 @@ class Subtitles:
 
 
 def read_subtitles(path: Path) -> Subtitles:
-    """Parse a WebVTT or SRT file; cues with broken times are left out and reported.
+    """Parse a WebVTT, SRT or JSON file; cues with broken times are left out and reported.
 
-    Markup is removed, and so are lines that the cue before already showed (rolling captions show each line twice).
+    Markup is removed, and so is what the cue before already showed (rolling captions show each line twice, or grow
+    word by word).
 
     Raises:
-        DamagedInput: where the file is not UTF-8 text or holds no cue at all.
+        DamagedInput: where the file is not UTF-8 text, or holds no cue at all, or other JSON.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DamagedInput(f"subtitles are not UTF-8 text ({error.reason} at byte {error.start})") from error
+    found = _read_lists(text) if path.suffix.lower() == ".json" else _read_cues(text.splitlines())
+    ordered = sorted(found.sentences, key=lambda cue: cue.start_s)
+    return Subtitles(sentences=tuple(without_rolling(ordered)), fault=found.fault)
+
+
+def without_rolling(sentences: Sequence[Sentence]) -> list[Sentence]:
+    """Cut from the begin of each sentence the words that the one right before it ended with.
+
+    Captions made while someone speaks grow, or scroll. Cut is what repeats the whole sentence before, or at least
+    `ROLLING_WORDS` words of its end; a sentence that says nothing new is left out.
+    """
+    kept: list[Sentence] = []
+    before: list[str] = []
+    before_s = -math.inf
+    for sentence in sentences:
+        words = sentence.text.split()
+        repeated = 0
+        if sentence.start_s - before_s <= ROLLING_GAP_S:
+            lengths = range(min(len(before), len(words)), 0, -1)
+            repeated = next((n for n in lengths if before[-n:] == words[:n]), 0)
+            if repeated < min(ROLLING_WORDS, len(before)):
+                repeated = 0
+        if words[repeated:]:
+            kept.append(replace(sentence, text=" ".join(words[repeated:])))
+        before, before_s = words, sentence.end_s
+    return kept
+
+
+def _read_lists(text: str) -> Subtitles:
+    """`{"start": [...], "end": [...], "text": [...]}`, times in seconds."""
+    try:
+        lists = json.loads(text)
+        rows = list(zip(lists["start"], lists["end"], lists["text"], strict=True))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedInput("captions are not the lists start, end and text, of one length") from error
+    sentences, broken = [], []
+    for row, (start_s, end_s, said) in enumerate(rows):
+        timed = all(type(time_s) in (int, float) and math.isfinite(time_s) for time_s in (start_s, end_s))
+        if not timed or start_s >= end_s:
+            broken.append(f"caption {row} has broken times {start_s!r} and {end_s!r}")
+        elif isinstance(said, str) and said.strip():  # the published file has empty and missing ones
+            sentences.append(Sentence(start_s=float(start_s), end_s=float(end_s), text=" ".join(said.split())))
+    return Subtitles(sentences=tuple(sentences), fault=_fault(broken))
+
+
+def _read_cues(lines: Sequence[str]) -> Subtitles:
+    """The cues of a WebVTT or SRT file, without lines that the cue before shows."""
     sentences, broken, shown = [], [], list[str]()
     for number, line in enumerate(lines, start=1):
         if "-->" not in line:
@@ -59,8 +111,11 @@ def read_subtitles(path: Path) -> Subtitles:
             sentences.append(Sentence(start_s=times[0], end_s=times[1], text=" ".join(fresh)))
     if not sentences and not broken and any(line.strip() and line.strip() != "WEBVTT" for line in lines):
         raise DamagedInput("subtitles without a single cue")
-    fault = f"{broken[0]} ({len(broken)} such cues left out)" if broken else ""
-    return Subtitles(sentences=tuple(sorted(sentences, key=lambda cue: cue.start_s)), fault=fault)
+    return Subtitles(sentences=tuple(sentences), fault=_fault(broken))
+
+
+def _fault(broken: Sequence[str]) -> str:
+    return f"{broken[0]} ({len(broken)} such cues left out)" if broken else ""
 
 
 def _cue_times(line: str) -> tuple[float, float] | None:

@@ -1,8 +1,14 @@
+import json
+
+import numpy as np
 import pytest
 
+from dataset_builder import build_corpus, load_recipe, read_corpus
+from dataset_builder.attach import attach_by_content, attach_by_overlap, phrases_of
+from dataset_builder.collection_captions import read_items
 from dataset_builder.errors import DamagedInput
-from dataset_builder.speech import attach_speech
 from dataset_builder.subtitles import Sentence, read_subtitles
+from tests.dataset_builder.make_videos import encode, story
 
 
 VTT = """WEBVTT - made by hand
@@ -88,4 +94,145 @@ def test_each_sentence_belongs_to_one_clip():
         (99, 100, "never"),
     ]
     sentences = [Sentence(start_s=a, end_s=b, text=text) for a, b, text in said]
-    assert attach_speech(sentences, [(0.0, 2.0), (2.0, 3.5), (3.5, 5.0)]) == ["in 0 tie", "more in 1", "late later"]
+    attached = attach_by_overlap(sentences, [(0.0, 2.0), (2.0, 3.5), (3.5, 5.0)])
+    assert attached.texts == ["in 0 tie", "more in 1", "late later"]
+
+
+def test_captions_that_grow_or_scroll_say_each_word_once(tmp_path):
+    """Whole repetitions and three words or more are cut; fewer are ordinary speech, and so is what comes later."""
+    lists = {
+        "start": [0.0, 1.0, 2.0, 3.0, 4.0, 9.0],
+        "end": [1.2, 2.0, 3.1, 4.0, 4.5, 9.5],
+        "text": [
+            "now take",
+            "now take the red star",
+            "the red star and turn",
+            "and turn it round",
+            "it round",
+            "it round",
+        ],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(lists))
+    said = [text for _, _, text in cues(tmp_path / "a.json")]
+    assert said == ["now take", "the red star", "and turn", "and turn it round", "it round", "it round"]
+
+
+def test_lists_with_broken_times_and_empty_texts(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"start": [5, 1.5, NaN, 3], "end": [6, 1.0, 9, 4], "text": ["b  c", "x", "y", null]}')
+    assert cues(path) == [(5.0, 6.0, "b c")]
+    assert read_subtitles(path).fault == "caption 1 has broken times 1.5 and 1.0 (2 such cues left out)"
+    for content in ('{"start": [1], "end": [], "text": ["a"]}', "[]", "{"):
+        path.write_text(content)
+        with pytest.raises(DamagedInput, match="not the lists start, end and text"):
+            read_subtitles(path)
+
+
+def test_phrases_are_runs_of_words():
+    assert phrases_of("now take the star", 3) == ["now take the", "take the star"]
+    assert phrases_of("take it", 3) == ["take it"]
+    assert phrases_of(" ", 3) == []
+
+
+def one_hot(names):
+    """Texts that name a thing point to it; others point nowhere in particular."""
+
+    def embed(texts):
+        rows = np.array([[float(name in text) for name in names] + [0.1] for text in texts])
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    return embed
+
+
+def test_speech_finds_the_clip_that_it_speaks_of():
+    clips = [(0.0, 2.0), (2.0, 4.0), (4.0, 6.0), (6.0, 8.0)]
+    shown = np.eye(4)[[0, 1, 2, 2]]  # star, ring, cross, cross again
+    said = [
+        (1.8, 3.4, "now we take the ring early"),
+        (2.5, 3.0, "still the star of before"),
+        (3.0, 3.8, "it rains in the garden"),
+        (5.9, 7.0, "and the cross at last"),
+        (0.1, 0.6, "the cross comes much later"),
+        (7.0, 7.2, ""),
+    ]
+    sentences = [Sentence(start_s=a, end_s=b, text=text) for a, b, text in said]
+    attached = attach_by_content(
+        sentences,
+        clips,
+        shown,
+        one_hot(["star", "ring", "cross"]),
+        phrase_words=3,
+        reach_s=1.0,
+        off_topic_below=0.5,
+    )
+    assert attached.texts == [
+        "still the star of before",
+        "now we take the ring early",
+        "",
+        "and the cross at last",
+    ]
+    assert [sentence.text for sentence in attached.off_topic] == [said[2][2], said[4][2]]
+    assert attach_by_overlap(sentences, clips).texts[1] == "now we take the ring early still the star of before " + (
+        "it rains in the garden"
+    ), "the released way believes the clock"
+
+
+def test_nothing_said_is_nothing_attached():
+    attached = attach_by_content(
+        [], [(0.0, 1.0)], np.eye(2)[:1], one_hot(["x"]), phrase_words=3, reach_s=1.0, off_topic_below=None
+    )
+    assert (attached.texts, attached.off_topic) == ([""], [])
+
+
+def collection(tmp_path, text: str):
+    path = tmp_path / "caption.json"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
+def test_a_collections_captions_are_read_in_pieces(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr("dataset_builder.collection_captions.CHUNK_CHARS", chunk)
+    values = {"a": {"start": [1, 2.25], "text": ["},{", "ü\\n"]}, "b": 12, "ü": [], "d": {}, "e": -3.5}
+    assert dict(read_items(collection(tmp_path, json.dumps(values, indent=2)))) == values
+    assert dict(read_items(collection(tmp_path, json.dumps(values, separators=(",", ":"))))) == values
+    assert dict(read_items(collection(tmp_path, " {} "))) == {}
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"a": [1', '{"a" 1}', '{"a": 1 "b": 2}', "{'a': 1}", '{"a": }'])
+def test_what_is_no_object_is_refused_in_one_line(tmp_path, text):
+    path = collection(tmp_path, text)
+    with pytest.raises(ValueError, match=r"no JSON|not one JSON object") as refusal:
+        list(read_items(path))
+    assert "\n" not in str(refusal.value)
+    assert str(path) in str(refusal.value)
+
+
+def test_a_build_takes_speech_from_howto100ms_captions(tower_dir, tmp_path):
+    """Videos are known by the last part of their id; subtitles or lists beside a video come first."""
+    for name in ("aa/v1", "v2", "v3", "v4"):
+        encode(tmp_path / "in" / f"{name}.mp4", story(0))
+    (tmp_path / "in" / "v2.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\nits own\n")
+    (tmp_path / "in" / "v3.json").write_text('{"start": [1], "end": [2], "text": ["beside it"]}')
+    lists = {name: {"start": [0.5], "end": [1.5], "text": [f"of {name}"]} for name in ("v1", "v2", "elsewhere")}
+    captions = collection(tmp_path, json.dumps(lists))
+    values = {"segment.tower": str(tower_dir), "speech.captions": str(captions), "filter": None}
+    recipe = load_recipe("laptop", values)
+    options = {"workers": 1, "progress": False}
+    build_corpus(tmp_path / "in", tmp_path / "out", recipe, **options)
+    assert speech_of(tmp_path / "out") == {"aa/v1": "of v1", "v2": "its own", "v3": "beside it", "v4": ""}
+    assert build_corpus(tmp_path / "in", tmp_path / "out", recipe, **options).up_to_date
+    captions.write_text(json.dumps(lists | {"v4": {"start": [1], "end": [3], "text": ["late"]}}))
+    assert not build_corpus(tmp_path / "in", tmp_path / "out", recipe, **options).up_to_date
+    assert speech_of(tmp_path / "out")["v4"] == "late"
+    with pytest.raises(ValueError, match=r"no captions gone\.json \(speech\.captions\)"):
+        build_corpus(
+            tmp_path / "in", tmp_path / "new", load_recipe("laptop", values | {"speech.captions": "gone.json"})
+        )
+
+
+def speech_of(corpus) -> dict[str, str]:
+    return {
+        record.video_id: " ".join(clip.asr for clip in record.clips).strip()
+        for record in read_corpus(corpus, "train", include_dropped=True)
+    }

@@ -1,0 +1,98 @@
+"""Which clip a sentence belongs to: by time alone, or by what the clip shows."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dataset_builder.subtitles import Sentence
+
+
+LATE_S = 2.0  # speech that starts up to this long after the video's end still belongs to its last clip
+OVERLAP_WEIGHT = 0.02  # cosine that a second of overlap is worth: decides between clips that look the same
+EmbedTexts = Callable[[Sequence[str]], np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attached:
+    """Where the sentences of a video went."""
+
+    texts: list[str]
+    """What is said in each clip, sentences joined by a space."""
+    off_topic: list[Sentence] = field(default_factory=list)
+    """Sentences that speak of nothing that is shown around them."""
+
+
+def attach_by_overlap(sentences: Sequence[Sentence], clips: Sequence[tuple[float, float]]) -> Attached:
+    """Every sentence goes to the one clip it overlaps longest, ties to the earlier: the released way.
+
+    A sentence beside all clips goes to the nearest one, up to `LATE_S` away; farther ones belong to none.
+
+    Args:
+        sentences: in time order.
+        clips: `(start_s, end_s)`, in time order.
+    """
+    texts: list[list[str]] = [[] for _ in clips]
+    for sentence in sentences:
+        overlaps = overlaps_of(sentence, clips)
+        best = int(overlaps.argmax())
+        if overlaps[best] > -LATE_S:  # a negative overlap is the distance
+            texts[best].append(sentence.text)
+    return Attached(texts=[" ".join(text) for text in texts])
+
+
+def attach_by_content(
+    sentences: Sequence[Sentence],
+    clips: Sequence[tuple[float, float]],
+    clip_embeddings: np.ndarray,
+    embed_texts: EmbedTexts,
+    *,
+    phrase_words: int,
+    reach_s: float,
+    off_topic_below: float | None,
+) -> Attached:
+    """Every sentence goes to the clip nearby that looks most like it; people speak early and late.
+
+    A contrastive tower reads short captions, not the way people talk, so the most alike of the sentence's phrases
+    stands for it. Between clips that look the same the longer overlap decides.
+
+    Args:
+        sentences: in time order.
+        clips: `(start_s, end_s)`, in time order.
+        clip_embeddings: unit length, shape `(C, D)`.
+        embed_texts: unit-length embeddings in the same space, `(T, D)`.
+        phrase_words: length of the phrases.
+        reach_s: how far from a sentence its clip may lie.
+        off_topic_below: a sentence less alike to every clip in reach belongs to none; None: off.
+    """
+    phrases = [phrases_of(sentence.text, phrase_words) for sentence in sentences]
+    distinct = sorted({phrase for of_one in phrases for phrase in of_one})
+    if not distinct:
+        return Attached(texts=[""] * len(clips))
+    rows = {phrase: row for row, phrase in enumerate(distinct)}
+    alike = embed_texts(distinct) @ clip_embeddings.T.astype(np.float32)  # (phrases, C)
+    texts: list[list[str]] = [[] for _ in clips]
+    off_topic = []
+    for sentence, of_one in zip(sentences, phrases, strict=True):
+        overlaps = overlaps_of(sentence, clips)
+        in_reach = overlaps > -reach_s
+        if not of_one or not in_reach.any():
+            continue
+        scores = np.where(in_reach, alike[[rows[phrase] for phrase in of_one]].max(axis=0), -np.inf)  # (C,)
+        if off_topic_below is not None and scores.max() < off_topic_below:
+            off_topic.append(sentence)
+            continue
+        texts[int((scores + OVERLAP_WEIGHT * overlaps).argmax())].append(sentence.text)
+    return Attached(texts=[" ".join(text) for text in texts], off_topic=off_topic)
+
+
+def overlaps_of(sentence: Sentence, clips: Sequence[tuple[float, float]]) -> np.ndarray:
+    """Seconds that a sentence shares with each clip; negative: the distance between them."""
+    return np.array([min(sentence.end_s, end_s) - max(sentence.start_s, start_s) for start_s, end_s in clips])
+
+
+def phrases_of(text: str, num_words: int) -> list[str]:
+    """All runs of `num_words` words; the whole text where it is shorter."""
+    words = text.split()
+    last = max(1, len(words) - num_words + 1)
+    return [" ".join(words[first : first + num_words]) for first in range(last)] if words else []

@@ -1,0 +1,102 @@
+"""One JSON file with the captions of a whole collection, as HowTo100M's caption.json: gigabytes, read in pieces."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePath
+from typing import Any
+
+from dataset_builder.atomic import write_whole
+from dataset_builder.inputs import SourceVideo
+
+
+CHUNK_CHARS = 1 << 20
+DELIMITERS = tuple(",:}] \t\r\n")
+
+
+def with_captions(sources: Sequence[SourceVideo], captions: Path, folder: Path) -> list[SourceVideo]:
+    """Give every video without subtitles of its own the file `FOLDER/NAME.json` with its part of the captions.
+
+    Args:
+        sources: the videos; the last part of their id is what the collection knows them by.
+        captions: `{ID: {"start": [...], "end": [...], "text": [...]}}`.
+        folder: where the parts go; parts that are there already and equal are left alone.
+
+    Raises:
+        ValueError: where the file is missing or is no such JSON.
+    """
+    if not captions.is_file():
+        raise ValueError(f"no captions {captions} (speech.captions)")
+    wanted = {PurePath(source.video_id).name for source in sources if source.subtitles is None}
+    status = captions.stat()
+    stamp = json.dumps([status.st_size, status.st_mtime_ns, sorted(wanted)])
+    done = folder / "done.json"
+    if not done.is_file() or done.read_text(encoding="utf-8") != stamp:
+        for video_id, lists in read_items(captions):
+            if video_id in wanted:
+                _write_new(folder / "parts" / f"{video_id}.json", json.dumps(lists))
+        write_whole(done, stamp)
+    parts = {path.stem: path for path in (folder / "parts").glob("*.json")}
+    return [
+        source if source.subtitles else replace(source, subtitles=parts.get(PurePath(source.video_id).name))
+        for source in sources
+    ]
+
+
+def read_items(path: Path) -> Iterator[tuple[str, Any]]:
+    """Keys and values of the one object that a JSON file holds; only one value at a time is in memory.
+
+    Raises:
+        ValueError: where the file holds something else or is cut off.
+    """
+    decoder = json.JSONDecoder()
+    with path.open(encoding="utf-8") as file:
+        text, ended = "", False
+
+        def more() -> None:
+            nonlocal text, ended
+            chunk = file.read(CHUNK_CHARS)
+            text, ended = text + chunk, not chunk
+
+        def skip(wanted: str) -> str:
+            """Drop white space, take one of the wanted characters."""
+            nonlocal text
+            while not (text := text.lstrip()) and not ended:
+                more()
+            if not text or text[0] not in wanted:
+                raise ValueError(f"{path} is not one JSON object (found {text[:1]!r}, expected one of {wanted!r})")
+            first, text = text[0], text[1:]
+            return first
+
+        def value() -> Any:
+            nonlocal text
+            while True:
+                text = text.lstrip()
+                try:
+                    found, end = decoder.raw_decode(text)
+                    if text[end : end + 1] in DELIMITERS or ended:  # a number at a chunk's end may go on
+                        text = text[end:]
+                        return found
+                except ValueError as error:
+                    if ended:
+                        raise ValueError(f"{path} is no JSON, or cut off") from error
+                more()
+
+        skip("{")
+        separator = ","
+        while separator == ",":
+            while not text.strip() and not ended:
+                more()
+            if text.lstrip().startswith("}"):  # an empty object
+                return
+            key = value()
+            skip(":")
+            yield str(key), value()
+            separator = skip(",}")
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Write where it would change something, so that the time of an unchanged file stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_whole(path, text)

@@ -1,0 +1,93 @@
+"""Writes down what is said in a video, with a Whisper checkpoint of transformers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoProcessor, WhisperForConditionalGeneration, __version__
+
+from dataset_builder.model_folders import first_line, folder_fingerprint
+from dataset_builder.sound import decode_sound
+from dataset_builder.subtitles import Sentence
+
+
+WINDOW_S = 600.0  # sound in memory at a time; Whisper's own window of 30 s moves through it from pause to pause
+MAX_REPEATS = 3  # a sentence said more often in a row was made up: the model fills music and silence with loops
+
+
+class WhisperListener:
+    """Greedy transcription with times, in float32 on the CPU.
+
+    Args:
+        checkpoint: folder or id of a Whisper model with its processor.
+        language: code of the language spoken; None: the model finds out.
+
+    Raises:
+        ValueError: where the checkpoint cannot be loaded.
+    """
+
+    def __init__(self, checkpoint: str, language: str | None) -> None:
+        self._language = language
+        self._provenance = {"tool": "whisper", "version": __version__, "checkpoint": Path(checkpoint).name}
+        if Path(checkpoint).is_dir():
+            self._provenance["weights"] = folder_fingerprint(Path(checkpoint))
+        try:
+            self._processor = AutoProcessor.from_pretrained(checkpoint)
+            self._model = WhisperForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).eval()
+        except Exception as error:  # torn weights, another kind of model, ...: each library has its own kinds
+            raise ValueError(f"cannot load the Whisper model {checkpoint!r}: {first_line(error)}") from error
+        self._rate_hz = self._processor.feature_extractor.sampling_rate
+
+    def provenance(self) -> dict[str, Any]:
+        """Tool, version, weights, language."""
+        return self._provenance | {"language": self._language}
+
+    def __call__(self, video: Path) -> Sequence[Sentence]:
+        """Sentences in time order; none for a video without sound.
+
+        Raises:
+            DamagedInput: where the sound cannot be decoded.
+        """
+        sentences: list[Sentence] = []
+        for index, samples in enumerate(decode_sound(video, self._rate_hz, WINDOW_S)):
+            sentences += self._listen(samples, offset_s=index * WINDOW_S)
+        return without_loops(sentences)
+
+    def _listen(self, samples: np.ndarray, offset_s: float) -> list[Sentence]:
+        extractor = self._processor.feature_extractor
+        features = extractor(
+            samples,
+            sampling_rate=self._rate_hz,
+            return_tensors="pt",
+            return_attention_mask=True,
+            truncation=False,
+            padding="max_length" if len(samples) <= extractor.n_samples else "longest",
+        )
+        options: dict[str, Any] = {"language": self._language, "task": "transcribe"} if self._multilingual() else {}
+        with torch.inference_mode():
+            heard = self._model.generate(**features, return_timestamps=True, return_segments=True, **options)
+        sentences = []
+        for segment in heard["segments"][0]:
+            text = " ".join(self._processor.tokenizer.decode(segment["tokens"], skip_special_tokens=True).split())
+            start_s, end_s = float(segment["start"]), min(float(segment["end"]), len(samples) / self._rate_hz)
+            if text and start_s < end_s:
+                sentences.append(Sentence(start_s=offset_s + start_s, end_s=offset_s + end_s, text=text))
+        return sentences
+
+    def _multilingual(self) -> bool:
+        return bool(getattr(self._model.generation_config, "is_multilingual", False))
+
+
+def without_loops(sentences: Sequence[Sentence]) -> list[Sentence]:
+    """Leave out what is repeated word for word more than `MAX_REPEATS` times in a row."""
+    kept: list[Sentence] = []
+    run: list[Sentence] = []
+    for sentence in [*sentences, None]:
+        if run and (sentence is None or sentence.text != run[0].text):
+            kept += run if len(run) <= MAX_REPEATS else []
+            run = []
+        if sentence is not None:
+            run.append(sentence)
+    return kept
