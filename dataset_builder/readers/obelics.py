@@ -184,7 +184,7 @@ def _index_tar(tar: str, tally: Tally) -> dict[str, tuple[int, int]]:
         for member in read_tar_members(tar, limits, tally):
             if member.extension != "json":
                 by_key[PurePosixPath(member.key).name] = member.offset, member.size
-            elif isinstance(facts := parse_json(member.content.read()), dict) and isinstance(facts.get("url"), str):
+            elif isinstance(facts := parse_json(member.read()), dict) and isinstance(facts.get("url"), str):
                 urls[PurePosixPath(member.key).name] = url_hash(facts["url"])
     except DamagedInput as error:
         tally.drop("tar of pictures: rest of it damaged", tar, str(error))

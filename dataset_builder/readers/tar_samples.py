@@ -1,10 +1,11 @@
 """WebDataset shards: plain tars whose neighbouring members with one stem are a sample; nothing is ever unpacked."""
 
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import PurePosixPath
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import fsspec
 
@@ -37,8 +38,8 @@ class TarMember(NamedTuple):
     offset: int
     """First byte of its content in the tar."""
     size: int
-    content: IO[bytes]
-    """Its content, while the tar is open and the next member has not been asked for."""
+    read: Callable[[], bytes]
+    """Its content, as long as the next member has not been asked for; raises `DamagedInput` where it is cut off."""
 
 
 def read_tar_samples(url: str, max_bytes: Mapping[str, int], tally: Tally) -> Iterator[TarSample]:
@@ -64,8 +65,10 @@ def read_tar_samples(url: str, max_bytes: Mapping[str, int], tally: Tally) -> It
                 sample = TarSample(member.key)
             if member.extension in sample.fields:
                 tally.drop("member: repeated", f"{member.key}.{member.extension}")
-            else:
-                sample.fields[member.extension] = member.content.read()
+                continue
+            begun, sample = sample, None  # none to hand out, should this member be cut off
+            begun.fields[member.extension] = member.read()
+            sample = begun
     except DamagedInput:
         if sample:
             yield sample
@@ -99,9 +102,16 @@ def _members(tar: tarfile.TarFile, max_bytes: Mapping[str, int], tally: Tally) -
         if reason:
             tally.drop(f"member: {reason}", member.name)
         elif extension in max_bytes:
-            content = tar.extractfile(member)
-            assert content is not None  # it is a regular file
-            yield TarMember(key, extension, member.offset_data, member.size, content)
+            yield TarMember(key, extension, member.offset_data, member.size, partial(_content, tar, member))
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    assert file is not None  # it is a regular file
+    try:
+        return file.read()
+    except tarfile.TarError as error:
+        raise DamagedInput(f"cut off inside {member.name}") from error
 
 
 def _judge(member: tarfile.TarInfo, max_bytes: Mapping[str, int]) -> tuple[str, str, str]:

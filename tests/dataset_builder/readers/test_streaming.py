@@ -95,45 +95,6 @@ def test_every_sample_reaches_one_node_and_one_worker(reader, folder, tmp_path):
     assert read_summary(tmp_path) == whole_counts  # shards that many nodes read count once
 
 
-@pytest.mark.parametrize(
-    "reader", ["image_text", "howto_interlink"]
-)  # one of each kind of dataset; processes are slow
-@pytest.mark.parametrize(("world_size", "num_workers"), [(1, 2), (2, 3), (5, 2)])
-def test_workers_of_nodes_share_all_samples(reader, world_size, num_workers, folder, tmp_path):
-    data = READERS[reader](folder, tmp_path)
-    found: Counter[str] = Counter()
-    for rank in range(world_size):
-        node = split_dataset_by_node(data, rank=rank, world_size=world_size)
-        found.update(names(DataLoader(node, batch_size=None, num_workers=num_workers)))
-    assert found == Counter(names(data))
-    assert read_summary(tmp_path).num_samples == 15
-
-
-@pytest.mark.parametrize("reader", READERS)
-def test_resuming_in_the_middle_of_a_shard(reader, folder, tmp_path):
-    whole = list(READERS[reader](folder, tmp_path))
-    data = READERS[reader](folder, tmp_path)
-    for consumed in (1, 4, 9, 15):  # the second shard ends after 8
-        iterator = iter(data)
-        begun = [next(iterator) for _ in range(consumed)]
-        state = json.loads(json.dumps(data.state_dict()))  # as a checkpoint stores it
-        fresh = READERS[reader](folder, tmp_path)
-        fresh.load_state_dict(state)
-        assert begun + list(fresh) == whole
-
-
-@pytest.mark.parametrize("reader", ["mmc4", "howto_interlink"])
-def test_resuming_a_node_that_gets_every_third_sample(reader, folder, tmp_path):
-    node = split_dataset_by_node(READERS[reader](folder, tmp_path), rank=1, world_size=3)
-    whole = list(node)
-    iterator = iter(node)
-    begun = [next(iterator) for _ in range(2)]
-    state = node.state_dict()
-    fresh = split_dataset_by_node(READERS[reader](folder, tmp_path), rank=1, world_size=3)
-    fresh.load_state_dict(state)
-    assert begun + list(fresh) == whole
-
-
 # One reader of each kind of dataset: processes are slow to start. Torch warns of 3 on a machine with 2 cores.
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes:UserWarning")
 @pytest.mark.parametrize("reader", ["image_text", "howto_interlink"])
