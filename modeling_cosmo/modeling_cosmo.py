@@ -73,8 +73,8 @@ class CosmoModel(CosmoFeatures, CosmoFreezing, CosmoPreTrainedModel):
     def init_parallel_plans(self) -> None:
         """The parts' plans by the names that their layers have here, and those of the layers between them."""
         super().init_parallel_plans()
-        self._tp_plan = tensor_parallel_plan(self, self.config, self._tp_plan)
-        self._fsdp_plan = fully_sharded_plan(self, self._fsdp_plan)
+        self._tp_plan = tensor_parallel_plan(self, cast(CosmoConfig, self.config), self._tp_plan or {})
+        self._fsdp_plan = fully_sharded_plan(self, self._fsdp_plan or {})
 
     def _build_new_tokens(self) -> CosmoNewTokens:
         width = cast(nn.Embedding, self.get_input_embeddings()).embedding_dim
@@ -269,18 +269,13 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
         self.model.freeze_towers()
         self.lm_head.requires_grad_(False)
 
-    def save_pretrained(  # type: ignore[override]  # the rest of the arguments is handed on
-        self, save_directory: Any, is_main_process: bool = True, state_dict: Any = None, **kwargs: Any
-    ) -> None:
-        """As every model of transformers; trained embeddings of new tokens are written into the table."""
-        if self.model.new_tokens is not None:
-            state_dict = self.model.new_tokens.add_into(
-                self.state_dict() if state_dict is None else state_dict,
-                prefix="model.new_tokens.",
-                table=self._tied_weights_keys["lm_head.weight"],
-                head="lm_head.weight",
-            )
-        super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
+    def gather_sharded_state_dict_for_save(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        """What `save_pretrained` writes, whole: trained embeddings of new tokens are added into the table."""
+        state_dict = super().gather_sharded_state_dict_for_save(*args, **kwargs)
+        table = self._tied_weights_keys["lm_head.weight"]
+        if self.model.new_tokens is None or table not in state_dict:  # not: an adapter's alone, or another rank's part
+            return state_dict
+        return self.model.new_tokens.add_into(state_dict, "model.new_tokens.", table, head="lm_head.weight")
 
     def encode_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """See `CosmoModel.encode_frames`."""
@@ -335,10 +330,10 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
                 under gradient accumulation and with several processes. `loss` is then this part's share of the
                 batch's loss: both terms times the share of labels that are here, so that the parts sum up to the mean
                 over all labels, and to a mean of the parts' contrastive losses. The other losses stay means.
-            kwargs: see `CosmoModel.forward`; also `shift_labels`, in place of `labels` in the loss, already shifted, as
-                sequence parallelism splits them. (As a parameter, `Trainer` would ask every batch for it.)
+            kwargs: see `CosmoModel.forward`; also `shift_labels`, in place of `labels` in the loss, already shifted,
+                as sequence parallelism splits them. (As a parameter, `Trainer` would ask every batch for it.)
         """
-        shift_labels = cast(dict[str, Any], kwargs).pop("shift_labels", None)
+        shift_labels = kwargs.pop("shift_labels", None)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

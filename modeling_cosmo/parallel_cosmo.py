@@ -28,10 +28,8 @@ def tensor_parallel_plan(model: nn.Module, config: CosmoConfig, inherited: dict[
         inherited: rules of its parts, under the names that these parts give.
     """
     layers = wrapped_layers(model)
-    plan = {
-        f"{layers}.*.decoder_layer{name.removeprefix(f'{layers}.*')}" if name.startswith(f"{layers}.*.") else name: style
-        for name, style in inherited.items()
-    }
+    stock, wrapped = f"{layers}.*.", f"{layers}.*.decoder_layer."
+    plan = {re.sub(f"^{re.escape(stock)}", wrapped, name): style for name, style in inherited.items()}
     for place in ("resampler.layers.*", f"{layers}.*.cross_attention", "text_pool"):
         if not (config.qk_norm and "resampler" not in place):
             plan |= {f"{place}.attention.{name}": style for name, style in ATTENTION.items()}

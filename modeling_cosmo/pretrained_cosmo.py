@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from os import PathLike
+from os import PathLike, environ
 from typing import Any, Self
 
 import torch
@@ -63,8 +63,14 @@ class CosmoPreTrainedModel(PreTrainedModel):
 
     def save_pretrained(self, save_directory: Any, is_main_process: bool = True, *args: Any, **kwargs: Any) -> None:
         """As every model of transformers; of an earlier save into the same folder nothing stale stays."""
-        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
-        if is_main_process:
+        own_class = type(self)
+        # FSDP2 puts a class of its own before ours, and transformers saves the code of the class that it finds.
+        self.__class__ = next(kind for kind in own_class.__mro__ if "_auto_class" in vars(kind))
+        try:
+            super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        finally:
+            self.__class__ = own_class
+        if is_main_process and environ.get("RANK", "0") == "0":
             remove_stale_files(save_directory)
 
     def _upload_modified_files(self, working_dir: str | PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
