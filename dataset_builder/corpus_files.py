@@ -45,7 +45,14 @@ class CorpusFiles:
         if not self.filesystem.isdir(f"{self.root}/{folder}"):
             return {}
         entries = self.filesystem.ls(f"{self.root}/{folder}", detail=True)
-        return {entry["name"].rsplit("/", 1)[-1]: entry["size"] for entry in entries if entry["type"] == "file"}
+        files = [entry for entry in entries if entry["type"] == "file"]
+        unknown = {entry["name"] for entry in files if entry["size"] is None}  # not every server lists the sizes
+        return {
+            entry["name"].rsplit("/", 1)[-1]: self.filesystem.size(entry["name"])
+            if entry["name"] in unknown
+            else entry["size"]
+            for entry in files
+        }
 
 
 def open_corpus(name: str | Path) -> CorpusFiles:

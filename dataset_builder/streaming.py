@@ -2,14 +2,14 @@
 
 `load_dataset(..., streaming=True)` reads every corpus, and its resume is exact as long as nothing is shuffled. With
 `.shuffle(buffer_size=...)` it is not: what waits in the buffer when a run stops is gone. Stopped in the middle of 40
-rows with a buffer of 10, datasets 5.2 hands out 30 or 31 of them (tests/dataset_builder/test_streaming.py). Here no
-row waits anywhere: the order is a function of seed and epoch (stream_order.py), so that a position says it all.
+rows with a buffer of 10, datasets 5.2 hands out 35 of them (test_streaming.py). Here no row waits anywhere: the order
+is a function of seed and epoch (stream_order.py), so that a position says it all.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,18 @@ from dataset_builder.stream_order import EpochOrder
 
 
 LANES = 12  # 1, 2, 3, 4, 6 and 12 readers divide it
+
+
+@dataclass(frozen=True)
+class _Point:
+    """How far an epoch is."""
+
+    position: int = 0
+    """Next is the batch at `position + rank` of the epoch; all before `position` are done where ranks are in step."""
+    rows: int = 0
+    """Rows of the next batch that are done, too."""
+    worker: int | None = None
+    """Whose point it is, where one worker alone tells its own."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +130,9 @@ class CorpusStream(IterableDataset[InterleavedVideo]):
         self._num_replicas, self._rank = num_replicas, rank
         # Shared, so that workers which live over several epochs see what `set_epoch` says in the main process.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._start = (0, 0, 0)  # of a loaded state: epoch, position, rows of this rank's next batch
-        self._reached = (0, 0)  # while iterating: position of the next batch, rows of it that were handed out
+        self._start = _Point()  # where the next iteration begins, in the epoch of a loaded state
+        self._start_epoch = 0
+        self._reached = _Point()
         self._identity = self._make_identity()
 
     def set_epoch(self, epoch: int) -> None:
@@ -141,28 +154,26 @@ class CorpusStream(IterableDataset[InterleavedVideo]):
 
     def __iter__(self) -> Iterator[InterleavedVideo]:
         """Yield the records of this rank and worker, from the loaded position on."""
-        if get_worker_info() is not None:
+        worker = get_worker_info()
+        if worker is not None:
             self._reader = self._reader.reopened()
-        first, stride = self._share()
+        begin = self._begin()
+        first, stride, skip = self._share(begin, worker.id if worker else None, worker.num_workers if worker else 1)
         order, open_blocks = self._order(), dict[int, tuple[int, Block]]()
-        epoch, position, skip = self._start
-        if epoch != self.epoch:
-            position, skip = 0, 0
-        start = first + -(-max(0, position - first) // stride) * stride
-        skip = skip if start == position + self._rank else 0
-        self._reached = (start - self._rank, skip)
-        for chunk in range(start, order.num_chunks, stride):
-            for number, (block, row) in enumerate(order.chunk(chunk)):
-                if chunk == start and number < skip:
+        number = worker.id if worker else None
+        self._reached = _Point(first - self._rank, skip, number)
+        for chunk in range(first, order.num_chunks, stride):
+            for index, (block, row) in enumerate(order.chunk(chunk)):
+                if chunk == first and index < skip:
                     continue
                 rows = self._open(open_blocks, order.lane(chunk), block)
                 record = rows.record(self._blocks[block].wanted[row])
-                self._reached = (chunk - self._rank, number + 1)
-                if number + 1 == self._batch_size:
-                    self._reached = (chunk + stride - self._rank, 0)
+                complete = index + 1 == self._batch_size
+                position = (chunk + stride if complete else chunk) - self._rank
+                self._reached = _Point(position, 0 if complete else index + 1, number)
                 yield record if self._include_dropped else record.kept()
-        if get_worker_info() is None:
-            self._start = (0, 0, 0)  # the next iteration begins from the front
+        if worker is None:
+            self._start = _Point()  # the next iteration begins from the front
 
     def state_dict(self, num_samples: int | None = None) -> dict[str, Any]:
         """The position, as plain values.
@@ -173,11 +184,8 @@ class CorpusStream(IterableDataset[InterleavedVideo]):
                 used. None: as many as this object itself handed out (iteration without workers; torchdata's
                 `StatefulDataLoader` asks its workers this way).
         """
-        position, rows = self._reached if num_samples is None else self._after(num_samples)
-        return {
-            "epoch": self.epoch, "position": position, "rows": rows, "num_replicas": self._num_replicas,
-            **self._identity,
-        }  # fmt: skip
+        point = self._reached if num_samples is None else self._after(num_samples)
+        return {"epoch": self.epoch, **asdict(point), "num_replicas": self._num_replicas, **self._identity}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state: with any number of workers, and between batches also with another number of ranks.
@@ -196,34 +204,39 @@ class CorpusStream(IterableDataset[InterleavedVideo]):
                 f"{self._num_replicas}"
             )
         self.set_epoch(state["epoch"])
-        self._start = (state["epoch"], state["position"], state["rows"])
-        self._reached = (state["position"], state["rows"])
+        self._start_epoch = state["epoch"]
+        self._start = self._reached = _Point(state["position"], state["rows"], state["worker"])
 
-    def _after(self, num_samples: int) -> tuple[int, int]:
-        """Position and rows of the next batch, `num_samples` of this rank after the loaded position."""
-        epoch, position, skip = self._start
-        if epoch != self.epoch:
-            position, skip = 0, 0
-        first = self._rank + -(-max(0, position - self._rank) // self._num_replicas) * self._num_replicas
-        skip = skip if first == position + self._rank else 0
-        batches, rows = divmod(skip + num_samples, self._batch_size)
-        return first - self._rank + batches * self._num_replicas, rows
+    def _begin(self) -> "_Point":
+        """The loaded point, where it is of this epoch."""
+        return self._start if self._start_epoch == self.epoch else _Point()
 
-    def _share(self) -> tuple[int, int]:
-        """First position of this rank and worker, and the distance to their next.
+    def _after(self, num_samples: int) -> "_Point":
+        """The point `num_samples` of this rank after the loaded one."""
+        begin = self._begin()
+        batches, rows = divmod(begin.rows + num_samples, self._batch_size)
+        return _Point(begin.position + batches * self._num_replicas, rows)
+
+    def _share(self, begin: "_Point", worker: int | None, num_workers: int) -> tuple[int, int, int]:
+        """First position of this rank and worker, the distance to their next, rows of the first that are done.
+
+        Ranks and workers are counted from where the iteration begins: a `DataLoader` asks worker 0 first.
 
         Raises:
-            ValueError: where ranks x workers do not divide the lanes.
+            ValueError: where ranks x workers do not divide the lanes, or the point is that of another worker.
         """
-        worker = get_worker_info()
-        num_workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
-        readers = self._num_replicas * num_workers
-        if self._seed is not None and self._lanes % readers:
+        stride = self._num_replicas * num_workers
+        if self._seed is not None and self._lanes % stride:
             raise ValueError(
                 f"{self._num_replicas} ranks x {num_workers} workers do not divide lanes={self._lanes}; "
-                f"give stream_corpus a multiple, such as lanes={readers * max(1, LANES // readers)}"
+                f"give stream_corpus a multiple, such as lanes={stride * max(1, LANES // stride)}"
             )
-        return self._rank + self._num_replicas * number, readers
+        if begin.worker is not None and begin.worker != worker:
+            raise ValueError(f"the state is of worker {begin.worker}; it cannot be loaded in {worker or 'no worker'}")
+        first = begin.position + self._rank
+        if begin.worker is None and worker:
+            return first + self._num_replicas * worker, stride, 0
+        return first, stride, begin.rows
 
     def _order(self) -> EpochOrder:
         rows = [len(block.wanted) for block in self._blocks]
