@@ -8,32 +8,33 @@ import numpy as np
 import torch
 from transformers import AutoImageProcessor, AutoModel, __version__
 
+from dataset_builder.devices import worker_device
 from dataset_builder.errors import DamagedInput
 from dataset_builder.frames import FrameFit
-from dataset_builder.model_folders import first_line, folder_fingerprint, tower_folder
+from dataset_builder.model_folders import find_model, first_line, weights
 
 
 class TowerEmbedder:
-    """The picture half of a contrastive model, in float32 on the CPU.
+    """The picture half of a contrastive model, in float32, on the worker's device (devices.py).
 
     Args:
-        tower: folder (or id) with a CLIPModel, SiglipModel, CLIPVisionModel, ... and its preprocessor_config.json;
-            `toy` is the one that is shipped.
+        tower: folder (or id of a repository) with a CLIPModel, SiglipModel, CLIPVisionModel, ... and its
+            preprocessor_config.json; `toy` is the one that is shipped.
 
     Raises:
         ValueError: where the folder holds no such model, or no picture processor.
     """
 
     def __init__(self, tower: str) -> None:
-        folder = tower_folder(tower)
+        self.place = find_model(tower)
         try:
-            processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-            model = AutoModel.from_pretrained(folder, dtype=torch.float32)
+            processor = AutoImageProcessor.from_pretrained(self.place.location, backend="pil", **self.place.options)
+            model = AutoModel.from_pretrained(self.place.location, dtype=torch.float32, **self.place.options)
         except Exception as error:  # torn weights, unknown classes, ...: each library has its own kinds
             raise ValueError(f"cannot load the tower {tower!r}: {first_line(error)}") from error
         self.fit = fit_of(processor)
-        self.name, self.fingerprint = tower if tower == "toy" else Path(tower).name, folder_fingerprint(folder)
-        self._model = model.eval()
+        self.device = worker_device()
+        self.model = model.to(self.device).eval()
         scale = processor.rescale_factor if processor.do_rescale else 1.0
         mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * 3, [1.0] * 3)
         # (x * scale - mean) / std as one multiplication and one addition
@@ -42,7 +43,8 @@ class TowerEmbedder:
 
     def provenance(self) -> dict[str, Any]:
         """Tool, version and which weights."""
-        return {"tool": "transformers", "version": __version__, "tower": self.name, "weights": self.fingerprint}
+        facts = {"tool": "transformers", "version": __version__, "tower": self.place.name}
+        return facts | weights(self.place, self.model)
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         """Embeddings of frames in the size of `fit`.
@@ -54,8 +56,8 @@ class TowerEmbedder:
             float32, shape `(N, D)`, any norm.
         """
         with torch.inference_mode():
-            embeds = self._embed(self.pixel_values(frames))
-        return embeds.float().numpy()
+            embeds = self._embed(self.pixel_values(frames).to(self.device))
+        return embeds.float().cpu().numpy()
 
     def pixel_values(self, frames: np.ndarray) -> torch.Tensor:
         """Frames normalised as the tower's own processor does: float32, `(N, 3, H, W)`."""
@@ -64,9 +66,9 @@ class TowerEmbedder:
 
     def _embed(self, pixels: torch.Tensor) -> torch.Tensor:
         """The shared-space embedding where the model has one, else the vision model's pooled output."""
-        if hasattr(self._model, "get_image_features"):
-            return self._model.get_image_features(pixel_values=pixels).pooler_output
-        return self._model(pixel_values=pixels).pooler_output
+        if hasattr(self.model, "get_image_features"):
+            return self.model.get_image_features(pixel_values=pixels).pooler_output
+        return self.model(pixel_values=pixels).pooler_output
 
 
 @lru_cache(maxsize=2)

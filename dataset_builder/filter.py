@@ -1,13 +1,22 @@
 """The stage `filter`: which clips are not worth keeping, and why. The build counts the reasons."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 
-from dataset_builder.draft import Draft, each
+from dataset_builder.draft import Draft, LeftOut, each, positive, share
+from dataset_builder.language import function_words, other_language
+from dataset_builder.misplaced import find_misplaced
+from dataset_builder.personal_data import find_personal_data
 from dataset_builder.schema import Clip
+from dataset_builder.text_filters import find_sensitive_word, repeated_share
+
+
+VERSION = 1
+EMPTY = "empty caption"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +33,37 @@ class FilterSettings:
     """A clip of several frames is static if no two neighbours differ by this many grey levels on average; 0: off."""
     drop_repeated_captions: bool = True
     """Drop a clip whose caption an earlier clip of the same video has."""
+    min_similarity: float | None = None
+    """Clips whose cosine with their caption is below this are dropped; it depends on score's tower; null: off."""
+    misplaced_margin: float | None = None
+    """A caption goes if the best matching gives it to another clip, whose cosine is this much higher; null: off."""
+    max_caption_words: int | None = None
+    """Captions of more words are dropped; null: off."""
+    language: str | None = None
+    """Captions that are clearly in another language or script are dropped; one of en, de, fr, es, it, pt, nl."""
+    max_repeated_share: float | None = None
+    """A caption goes if more than this share of its runs of three words stand in it twice; null: off."""
+    drop_sensitive: bool = False
+    """Drop clips whose caption or speech has a word of words/sensitive_en.txt, or of the file below."""
+    sensitive_words: str | None = None
+    """File with further words for drop_sensitive, one a line."""
+    drop_personal_data: bool = False
+    """Drop clips whose caption or speech holds an e-mail address, a telephone, card or account number, a user name."""
+
+    def __post_init__(self) -> None:
+        share(self, "max_repeated_share")
+        positive(self, "max_caption_words")
+        if self.language is not None and self.language not in function_words():
+            raise ValueError(f"language is {self.language!r}; expected one of {', '.join(function_words())}")
+        if self.sensitive_words is not None:
+            if not self.drop_sensitive:
+                raise ValueError("sensitive_words is for drop_sensitive: true")
+            find_sensitive_word("", self.sensitive_words)  # reads the file, or says why not
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether the stage `score` has to run before."""
+        return self.min_similarity is not None or self.misplaced_margin is not None
 
 
 class FilterStage:
@@ -40,7 +80,11 @@ class FilterStage:
         sampled = draft.sampled
         assert sampled is not None  # `segment` has run
         looks = look_at_clips(sampled.brightness, sampled.changes, draft.spans, sampled.rate_hz)
-        return draft.with_clips(filter_clips(draft.record.clips, looks, self.settings))
+        margin, misplaced = self.settings.misplaced_margin, dict[int, int]()
+        if margin is not None:
+            misplaced = find_misplaced(draft.record.similarity_matrix, margin)
+        judged = filter_clips(draft.record.clips, looks, self.settings, misplaced)
+        return draft.with_clips(_with_speech_left_out(judged, draft.left_out)).noted("filter", {"version": VERSION})
 
 
 @dataclass(frozen=True)
@@ -95,14 +139,37 @@ def make_filters(settings: FilterSettings) -> list[ClipFilter]:
         lambda _, look: _black(look, settings.black_below),
         lambda _, look: _static(look, settings.static_below),
         lambda clip, _: _few_words(clip, settings.min_caption_words),
+        lambda clip, _: _many_words(clip, settings.max_caption_words),
+        lambda clip, _: _personal(clip) if settings.drop_personal_data else None,
+        lambda clip, _: _sensitive(clip, settings.sensitive_words) if settings.drop_sensitive else None,
+        lambda clip, _: _foreign(clip, settings.language),
+        lambda clip, _: _repetitive(clip, settings.max_repeated_share),
+        lambda clip, _: _unlike(clip, settings.min_similarity),
     ]
 
 
-def filter_clips(clips: Sequence[Clip], looks: Sequence[Look], settings: FilterSettings) -> list[Clip]:
-    """The same clips, those that a filter rejects with `keep: false` and the reason."""
+def filter_clips(
+    clips: Sequence[Clip],
+    looks: Sequence[Look],
+    settings: FilterSettings,
+    misplaced: Mapping[int, int] = MappingProxyType({}),
+) -> list[Clip]:
+    """The same clips, those that a filter rejects with `keep: false` and the reason.
+
+    Args:
+        clips: all of one video; one that an earlier stage dropped keeps that stage's reason.
+        looks: what their frames look like.
+        settings: what is rejected.
+        misplaced: index of a caption that belongs elsewhere -> index of that clip.
+    """
     filters, said, judged = make_filters(settings), set[str](), []
-    for clip, look in zip(clips, looks, strict=True):
+    for index, (clip, look) in enumerate(zip(clips, looks, strict=True)):
+        if not clip.keep:
+            judged.append(clip)
+            continue
         drop = next((verdict for judge in filters if (verdict := judge(clip, look))), None)
+        if index in misplaced and (drop is None or drop == _unlike(clip, settings.min_similarity)):
+            drop = Drop(f"caption belongs to another clip: {misplaced[index]}")  # says more than a low similarity
         if drop is None and settings.drop_repeated_captions and clip.caption and clip.caption in said:
             drop = Drop("caption repeats an earlier clip's")
         if drop is None:
@@ -138,4 +205,53 @@ def _few_words(clip: Clip, min_words: int) -> Drop | None:
     num_words = len(clip.caption.split())
     if num_words >= min_words:
         return None
-    return Drop(f"caption shorter than {min_words} words" if num_words else "empty caption")
+    return Drop(f"caption shorter than {min_words} words" if num_words else EMPTY)
+
+
+def _unlike(clip: Clip, min_similarity: float | None) -> Drop | None:
+    if min_similarity is None or clip.similarity is None or clip.similarity >= min_similarity:
+        return None
+    return Drop(f"similarity below {min_similarity:g}")
+
+
+def _many_words(clip: Clip, max_words: int | None) -> Drop | None:
+    if max_words is None or len(clip.caption.split()) <= max_words:
+        return None
+    return Drop(f"caption longer than {max_words} words")
+
+
+def _personal(clip: Clip) -> Drop | None:
+    kind = next((kind for text in texts_of(clip) if (kind := find_personal_data(text))), None)
+    return Drop(f"personal data: {kind}") if kind else None
+
+
+def _sensitive(clip: Clip, more: str | None) -> Drop | None:
+    word = next((word for text in texts_of(clip) if (word := find_sensitive_word(text, more))), None)
+    return Drop(f"sensitive word: {word}") if word else None
+
+
+def _foreign(clip: Clip, language: str | None) -> Drop | None:
+    found = other_language(clip.caption, language) if language else None
+    return Drop(f"caption in another language: {found}") if found else None
+
+
+def _repetitive(clip: Clip, max_share: float | None) -> Drop | None:
+    if max_share is None or repeated_share(clip.caption) <= max_share:
+        return None
+    return Drop("caption repeats itself")
+
+
+def texts_of(clip: Clip) -> list[str]:
+    """All that a reader of the corpus would read in a clip."""
+    return [clip.caption, clip.asr, *clip.frame_captions, *clip.regions]
+
+
+def _with_speech_left_out(clips: Sequence[Clip], left_out: Sequence[LeftOut]) -> list[Clip]:
+    """A clip without a caption because what is said in it was left out, with that reason instead."""
+    said = [(one.start_s, one.end_s, one.reason) for one in left_out]
+    result = []
+    for clip in clips:
+        reasons = [reason for start_s, end_s, reason in said if start_s < clip.end_s and end_s > clip.start_s]
+        empty = clip.drop_reason == EMPTY and reasons
+        result.append(replace(clip, drop_reason=reasons[0]) if empty else clip)
+    return result

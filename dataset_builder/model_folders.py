@@ -1,24 +1,57 @@
 """Where the models that a recipe names lie, and which weights they hold."""
 
 import hashlib
+import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 TOWERS = Path(__file__).parent / "toy" / "towers"
+REPOSITORY = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
 
 
-def tower_folder(tower: str) -> Path:
-    """Folder of a tower; `toy` is the shipped one.
+@dataclass(frozen=True)
+class ModelPlace:
+    """Where a model that a recipe names is loaded from."""
+
+    location: str
+    """Folder, or id of a repository on the Hub."""
+    revision: str | None = None
+    """Commit, tag or branch of the repository; None: its default branch."""
+
+    @property
+    def name(self) -> str:
+        """What provenance calls it: the folder's last part, or the id with its revision."""
+        if Path(self.location).is_dir():
+            return "toy" if Path(self.location) == TOWERS / "clip" else Path(self.location).name
+        return self.location + (f"@{self.revision}" if self.revision else "")
+
+    @property
+    def options(self) -> dict[str, str]:
+        """What `from_pretrained` wants besides the location."""
+        return {"revision": self.revision} if self.revision else {}
+
+    def fingerprint(self) -> str | None:
+        """Changes with the weights in a folder; None for a repository, whose files are not here yet."""
+        return folder_fingerprint(Path(self.location)) if Path(self.location).is_dir() else None
+
+
+def find_model(name: str) -> ModelPlace:
+    """Where a model lies: a folder, `owner/name` or `owner/name@revision` on the Hub, `toy` (the shipped one).
 
     Raises:
-        ValueError: where it is missing.
+        ValueError: for what is neither.
     """
-    folder = TOWERS / "clip" if tower == "toy" else Path(tower)
-    if not (folder / "config.json").is_file():
+    folder = TOWERS / "clip" if name == "toy" else Path(name)
+    if (folder / "config.json").is_file():
+        return ModelPlace(str(folder))
+    repository = None if folder.is_dir() else REPOSITORY.fullmatch(name)
+    if repository is None:
         raise ValueError(
-            f"no tower {tower!r}: {folder} has no config.json (give the folder of a CLIP or SigLIP model)"
+            f"no model {name!r}: {folder} has no config.json, and it is no id of a repository (owner/name)"
         )
-    return folder
+    return ModelPlace(repository["id"], repository["revision"])
 
 
 def folder_fingerprint(folder: Path) -> str:
@@ -34,3 +67,9 @@ def first_line(error: Exception) -> str:
     """What a library says is wrong, cut to one line."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def weights(place: ModelPlace, model: Any) -> dict[str, str]:
+    """Which weights a loaded model has, for provenance: the folder's fingerprint, or the repository's commit."""
+    found = place.fingerprint() or getattr(model.config, "_commit_hash", None)
+    return {"weights": found} if found else {}

@@ -29,6 +29,7 @@ from dataset_builder.limits import ProbeStage
 from dataset_builder.marks import CorpusStage
 from dataset_builder.recipe import Recipe
 from dataset_builder.schema import InterleavedVideo
+from dataset_builder.score import ScoreStage
 from dataset_builder.segment import SegmentStage
 from dataset_builder.speech import SpeechStage
 
@@ -44,6 +45,8 @@ def make_video_stages(recipe: Recipe) -> list[Stage]:
         stages.append(SpeechStage(recipe.speech, recipe.segment.tower))
     if recipe.caption:
         stages.append(CaptionStage(recipe.caption, recipe.seed))
+    if recipe.score:
+        stages.append(ScoreStage(recipe.score, recipe.segment))
     if recipe.filter:
         stages.append(FilterStage(recipe.filter))
     return stages

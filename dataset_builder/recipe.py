@@ -15,6 +15,7 @@ from dataset_builder.deduplicate import DeduplicateSettings
 from dataset_builder.draft import positive
 from dataset_builder.filter import FilterSettings
 from dataset_builder.limits import ProbeSettings
+from dataset_builder.score import ScoreSettings
 from dataset_builder.segment import SegmentSettings
 from dataset_builder.speech import SpeechSettings
 
@@ -25,6 +26,7 @@ __all__ = [
     "FilterSettings",
     "ProbeSettings",
     "Recipe",
+    "ScoreSettings",
     "SegmentSettings",
     "ShardSettings",
     "SpeechSettings",
@@ -84,12 +86,20 @@ class Recipe:
     """Gives clips what is said in them; without it their `asr` is empty."""
     caption: CaptionSettings | None = None
     """Gives clips their captions; without it they are empty."""
+    score: ScoreSettings | None = None
+    """Compares clips with captions; without it there are no similarities."""
     filter: FilterSettings | None = None
     """Marks clips that are not worth keeping; without it all are kept."""
     deduplicate: DeduplicateSettings | None = None
     """Marks what is there more than once; without it copies stay."""
     shards: ShardSettings
     """Writes the corpus; always runs."""
+
+    def __post_init__(self) -> None:
+        if self.filter and self.filter.needs_scores and not self.score:
+            raise ValueError("filter.min_similarity and filter.misplaced_margin need the stage score")
+        if self.score and not (self.score.tower or self.segment.tower):
+            raise ValueError("score.tower is missing: segment has no tower that could be shared")
 
     def as_dict(self) -> dict[str, Any]:
         """Nested plain values, in the order of the stages; None for a stage that is off."""
@@ -131,6 +141,15 @@ def load_recipe(name_or_file: str | Path, overrides: Mapping[str, Any] | None = 
     for key, value in (overrides or {}).items():
         _override(values, key, value)
     return _read(Recipe, {"name": path.stem} | values, f"recipe {path.stem}", "")
+
+
+def read_settings(kind: type[Settings], values: Mapping[str, Any], where: str) -> Settings:
+    """A settings class from the mapping in a file; the one way in which YAML is read.
+
+    Raises:
+        ValueError: for an unknown key, a value of the wrong type, or values that contradict each other.
+    """
+    return _read(kind, dict(values), where, "")
 
 
 def _refuse_disorder(keys: Sequence[object], where: str) -> None:

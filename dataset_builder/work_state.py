@@ -18,7 +18,7 @@ import numpy as np
 from dataset_builder.atomic import write_whole
 from dataset_builder.draft import Draft, Fault
 from dataset_builder.inputs import SourceVideo
-from dataset_builder.model_folders import folder_fingerprint, tower_folder
+from dataset_builder.model_folders import find_model
 from dataset_builder.recipe import Recipe
 from dataset_builder.schema import InterleavedVideo, from_row, to_row
 
@@ -29,13 +29,10 @@ def build_fingerprint(recipe: Recipe) -> str:
     That is: the stages of the recipe that see one video, the weights that they name, and this package's code.
 
     Raises:
-        ValueError: where the recipe names a tower that is not there.
+        ValueError: where the recipe names a model that is not there.
     """
     parts: list[Any] = [recipe.for_one_video(), _code_fingerprint()]
-    for model in recipe.models():
-        folder = tower_folder(model) if model == recipe.segment.tower else Path(model)
-        if folder.is_dir():  # else the id of a repository
-            parts.append(folder_fingerprint(folder))
+    parts += [find_model(model).fingerprint() for model in recipe.models()]
     return _digest(parts)
 
 
@@ -63,9 +60,18 @@ def save_outcome(path: Path, draft: Draft) -> None:
 def load_outcome(path: Path, source: SourceVideo) -> Draft | None:
     """What became of a video; None where nothing did yet, or a power cut left a torn file."""
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        return parse_outcome(path.read_text(encoding="utf-8"), source)
     except (FileNotFoundError, ValueError):
         return None
+
+
+def parse_outcome(text: str, source: SourceVideo) -> Draft:
+    """What became of a video, from what `save_outcome` wrote.
+
+    Raises:
+        ValueError: where the text is torn.
+    """
+    saved = json.loads(text)
     row = saved["row"]
     return Draft(
         source=source,

@@ -136,7 +136,7 @@ def test_folders_that_cannot_be_built(folder, recipe, tmp_path):
 
 
 def test_a_missing_tower_is_told_before_any_work(folder):
-    with pytest.raises(ValueError, match="no tower 'gone'"):
+    with pytest.raises(ValueError, match="no model 'gone'"):
         build(folder, load_recipe("laptop", {"segment.tower": "gone"}))
     assert not (folder.parent / "out").exists()
 

@@ -109,6 +109,7 @@ def test_embeddings_made_elsewhere_take_the_towers_place(narrated_dir, recipe, c
 
 def test_models_that_do_not_load_are_told_in_one_line_by_the_workers(narrated_dir, recipe, tmp_path):
     (tmp_path / "captioner").mkdir()
+    (tmp_path / "captioner" / "config.json").write_text("{}")
     broken = CaptionSettings(captioner="checkpoint", checkpoint=str(tmp_path / "captioner"))
     with pytest.raises(ValueError, match="cannot load the captioner") as refusal:
         build_corpus(narrated_dir, tmp_path / "out", replace(recipe, caption=broken), workers=2, progress=False)

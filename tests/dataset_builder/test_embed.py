@@ -67,7 +67,7 @@ def test_provenance_names_the_weights_and_no_path(tower_dir):
 
 
 def test_what_is_no_tower_is_refused_in_one_line(tmp_path):
-    with pytest.raises(ValueError, match=r"no tower .*gone has no config\.json"):
+    with pytest.raises(ValueError, match=r"no model .*gone has no config\.json"):
         TowerEmbedder("gone")
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="cannot load the tower") as refusal:

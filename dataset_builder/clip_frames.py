@@ -1,0 +1,46 @@
+"""The frames of a video's clips, a few clips at a time, so that no long video has to fit into memory."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dataset_builder.decode import frames_at, middle_times
+from dataset_builder.frames import FrameFit
+
+
+CLIPS_AT_ONCE = 8  # of a 1080p video one frame each is 50 MB
+
+
+def clip_frames(
+    video: Path, spans: Sequence[tuple[float, float]], frames_per_clip: int, fit: FrameFit | None = None
+) -> Iterator[np.ndarray]:
+    """The middle frame of each of `frames_per_clip` equal parts of every clip.
+
+    Args:
+        video: path of the file.
+        spans: `(start_s, end_s)` of the clips, in time order.
+        frames_per_clip: F.
+        fit: a size to bring the frames to; None: the video's own.
+
+    Yields:
+        uint8, shape `(n, F, H, W, 3)`, the next n <= `CLIPS_AT_ONCE` clips.
+
+    Raises:
+        DamagedInput: where the video cannot be decoded.
+    """
+    for first in range(0, len(spans), CLIPS_AT_ONCE):
+        part = spans[first : first + CLIPS_AT_ONCE]
+        times = [time_s for span in part for time_s in middle_times(*span, frames_per_clip)]
+        frames = frames_at(video, times)
+        if fit is not None:
+            frames = np.stack([resized(frame, fit) for frame in frames])
+        yield frames.reshape(len(part), frames_per_clip, *frames.shape[1:])
+
+
+def resized(frame: np.ndarray, fit: FrameFit) -> np.ndarray:
+    """Pixels `(H, W, 3)` in the size that a tower reads."""
+    from PIL import Image
+
+    height_px, width_px = fit.resized(*frame.shape[:2])
+    return fit.cut(np.asarray(Image.fromarray(frame).resize((width_px, height_px), Image.Resampling.BICUBIC)))
