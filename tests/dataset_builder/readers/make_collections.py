@@ -53,7 +53,11 @@ def write_img2dataset(folder: Path, sizes: Sequence[int]) -> list[str]:
         for index in range(size):
             key = f"{shard:05d}{index:04d}"
             keys.append(key)
-            facts = {"url": f"https://example.org/{key}.jpg", "caption": f"picture {key}", "status": "success"}
+            facts: dict[str, Any] = {
+                "url": f"https://example.org/{key}.jpg",
+                "caption": f"picture {key}",
+                "status": "success",
+            }
             facts |= {"key": key, "error_message": None, "width": 13, "height": 7, "exif": "{}"}
             members += [
                 (f"{key}.jpg", picture(len(keys))),

@@ -5,7 +5,7 @@ import io
 import json
 import zipfile
 
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]
 import pytest
 
 from dataset_builder.errors import DamagedInput

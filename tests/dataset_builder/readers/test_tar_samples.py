@@ -168,7 +168,7 @@ def test_members_nobody_asked_for_are_jumped_over(tmp_path):
     class Watched(io.FileIO):
         num_bytes = 0
 
-        def read(self, size: int | None = -1) -> bytes:  # type: ignore[override]
+        def read(self, size: int | None = -1) -> bytes:
             data = super().read(size)
             Watched.num_bytes += len(data)
             return data
