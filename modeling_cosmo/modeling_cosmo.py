@@ -228,6 +228,13 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
         self.post_init()
         self.freeze_as_configured()
 
+    def init_parallel_plans(self) -> None:
+        """As the parts do; the head is split by tokens, unless it shares a table that is not."""
+        super().init_parallel_plans()
+        table = self._tied_weights_keys["lm_head.weight"].removesuffix(".weight")
+        if self._tp_plan is not None and (table in self._tp_plan or not self.config.tie_word_embeddings):
+            self._tp_plan["lm_head"] = "colwise_gather_output"
+
     @classmethod
     def from_towers(
         cls,

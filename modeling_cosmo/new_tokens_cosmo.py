@@ -59,6 +59,8 @@ class CosmoNewTokens(nn.Module):
         """
         change = self.input_change if self.output_change is None else self.output_change
         columns = torch.stack([torch.full((), token_id, device=logits.device) for token_id in self.token_ids])
+        if not torch.compiler.is_compiling() and logits._is_view():  # gathered from a head that is split
+            logits = logits.clone()
         return logits.index_add_(-1, columns, F.linear(hidden_states, change.to(hidden_states.dtype)))
 
     @torch.no_grad()
