@@ -29,16 +29,16 @@ class CorpusStage(Protocol):
 
 @dataclass(frozen=True)
 class Marked:
-    """Videos with a function applied to each when it is read."""
+    """Videos with a function of video and index applied to each when it is read."""
 
     drafts: Drafts
-    mark: Callable[[Draft], Draft]
+    mark: Callable[[Draft, int], Draft]
 
     def __len__(self) -> int:
         return len(self.drafts)
 
     def __getitem__(self, index: int, /) -> Draft:
-        return self.mark(self.drafts[index])
+        return self.mark(self.drafts[index], index)
 
 
 def in_order(drafts: Drafts) -> Iterator[Draft]:

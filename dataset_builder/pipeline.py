@@ -31,6 +31,7 @@ from dataset_builder.recipe import Recipe
 from dataset_builder.schema import InterleavedVideo
 from dataset_builder.score import ScoreStage
 from dataset_builder.segment import SegmentStage
+from dataset_builder.select import SelectStage
 from dataset_builder.speech import SpeechStage
 
 
@@ -56,7 +57,9 @@ def make_corpus_stages(recipe: Recipe) -> list[CorpusStage]:
     """The stages that see all videos at once, in order."""
     stages: list[CorpusStage] = []
     if recipe.deduplicate:
-        stages.append(DeduplicateStage(recipe.deduplicate))
+        stages.append(DeduplicateStage(recipe.deduplicate, recipe.seed))
+    if recipe.select:
+        stages.append(SelectStage(recipe.select, recipe.seed))
     return stages
 
 

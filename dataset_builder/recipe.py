@@ -17,6 +17,7 @@ from dataset_builder.filter import FilterSettings
 from dataset_builder.limits import ProbeSettings
 from dataset_builder.score import ScoreSettings
 from dataset_builder.segment import SegmentSettings
+from dataset_builder.select import SelectSettings
 from dataset_builder.speech import SpeechSettings
 
 
@@ -28,6 +29,7 @@ __all__ = [
     "Recipe",
     "ScoreSettings",
     "SegmentSettings",
+    "SelectSettings",
     "ShardSettings",
     "SpeechSettings",
     "load_recipe",
@@ -92,6 +94,8 @@ class Recipe:
     """Marks clips that are not worth keeping; without it all are kept."""
     deduplicate: DeduplicateSettings | None = None
     """Marks what is there more than once; without it copies stay."""
+    select: SelectSettings | None = None
+    """Marks all but an even draw over what the clips show; without it all stay."""
     shards: ShardSettings
     """Writes the corpus; always runs."""
 

@@ -1,0 +1,81 @@
+"""Videos that show the same under another encoding, size or cut: their frames' difference hashes follow each other.
+
+A frame's hash (segment.py) changes in few of its 64 bits when the video is encoded again, rescaled or brightened. Flat
+frames (black, a title on white) have next to no bits and say nothing; mirrored or much cropped copies are not found.
+Memory: about 20 kB per video.
+"""
+
+from collections import Counter, defaultdict
+
+import numpy as np
+
+
+INDEXED_FRAMES = 64  # frames of a video by which it is looked up; all frames are compared then
+COMMON = 1000  # a piece of a hash that more videos have says nothing (a logo, a channel's opening)
+LEAST_BITS = 6  # hashes with fewer bits set, or unset, are of flat pictures
+LEAST_FRAMES = 4  # videos with fewer telling frames cannot be compared
+BANDS = 4  # a hash is looked up by its four pieces of 16 bits: three changed bits leave one piece whole
+
+
+class SameVideoIndex:
+    """Videos by their frames; asked for each video whether one before it shows the same.
+
+    Args:
+        least_share: share of the shorter video's telling frames that have to match, 0 to 1.
+        max_bits: frames match where at most this many of the 64 bits differ.
+    """
+
+    def __init__(self, least_share: float, max_bits: int) -> None:
+        self._least_share, self._max_bits = least_share, max_bits
+        self._buckets: dict[int, list[int]] = defaultdict(list)
+        self._hashes: dict[int, np.ndarray] = {}
+
+    def find_or_add(self, key: int, hashes: np.ndarray) -> int | None:
+        """The key of an earlier video that shows the same; None where there is none, and this one is added.
+
+        Args:
+            key: of this video.
+            hashes: uint64, one per sampled frame, all videos at the same rate, shape `(N,)`.
+        """
+        telling = _tells(hashes)
+        if telling.sum() < LEAST_FRAMES:
+            return None
+        pieces = _pieces(hashes[telling])
+        votes: Counter[int] = Counter()
+        for piece in pieces:
+            bucket = self._buckets.get(piece, ())
+            if len(bucket) <= COMMON:
+                votes.update(bucket)
+        for other, _ in sorted(votes.items(), key=lambda item: (-item[1], item[0]))[:20]:
+            if self._match(self._hashes[other], hashes) >= self._least_share:
+                return other
+        self._hashes[key] = hashes
+        for piece in pieces:
+            self._buckets[piece].append(key)
+        return None
+
+    def _match(self, first: np.ndarray, second: np.ndarray) -> float:
+        """Share of the shorter video's telling frames that match, at the shift in time that matches most."""
+        differing = np.bitwise_count(first[:, None] ^ second)  # (N, M)
+        alike = (differing <= self._max_bits) & _tells(first)[:, None] & _tells(second)
+        rows, columns = np.nonzero(alike)
+        if not len(rows):
+            return 0.0
+        shifts = np.bincount(columns - rows + len(first))
+        near = np.convolve(shifts, np.ones(3, dtype=int))  # a frame sooner or later, as rates round differently
+        best = int(near.argmax()) - 1 - len(first)
+        matched = len(np.unique(rows[np.abs(columns - rows - best) <= 1]))
+        return matched / max(1, min(int(_tells(first).sum()), int(_tells(second).sum())))
+
+
+def _tells(hashes: np.ndarray) -> np.ndarray:
+    """Whether a frame's hash has bits enough to be told from others."""
+    bits = np.bitwise_count(hashes)
+    return (bits >= LEAST_BITS) & (bits <= 64 - LEAST_BITS)
+
+
+def _pieces(hashes: np.ndarray) -> list[int]:
+    """The distinct pieces of evenly chosen frames, each marked with its place in the hash."""
+    chosen = hashes[np.unique(np.linspace(0, len(hashes) - 1, INDEXED_FRAMES).round().astype(int))]
+    bands = [((chosen >> np.uint64(16 * band)) & np.uint64(0xFFFF)) | np.uint64(band << 16) for band in range(BANDS)]
+    return np.unique(np.concatenate(bands)).tolist()
