@@ -36,7 +36,6 @@ EXTRA_OF = {  # a module whose absence means that an extra of pyproject.toml is 
     "datasets": "data",
     "gradio": "demo",
     "peft": "train",
-    "peft": "train",
     "psutil": "train",
     "pyarrow": "data",
     "torch": "model",
@@ -50,6 +49,15 @@ class RepositoryKind(StrEnum):
     model = "model"
     dataset = "dataset"
     space = "space"
+
+
+class BuildEngine(StrEnum):
+    """Who runs the stages of `cosmo build`."""
+
+    local = "local"
+    slurm = "slurm"
+    ray = "ray"
+    ray_data = "ray-data"
 
 
 class CheckpointFormat(StrEnum):
@@ -120,16 +128,29 @@ def build(
     input_dir: Annotated[Path, typer.Argument(metavar="INPUT", help="A folder of videos, subtitles beside them.")],
     output: Annotated[Path, typer.Option(help="The corpus folder.")],
     recipe: Annotated[str, typer.Option(help="A shipped recipe (laptop, toy) or a YAML file.")] = "laptop",
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default one a core.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes, default one a core; on a cluster: ranks at a time.")
+    ] = None,
+    engine: Annotated[
+        BuildEngine, typer.Option(help="Who does the work; the corpus is the same to the byte.")
+    ] = BuildEngine.local,
+    cluster: Annotated[
+        Path | None, typer.Option(help="slurm, ray: a YAML file with what a rank asks for (docs/scaling.md).")
+    ] = None,
     allow_quarantine: Annotated[
         bool, typer.Option("--allow-quarantine", help="Exit with 0 although damaged files were left out.")
     ] = False,
 ) -> None:
     """Turn a folder of videos into a corpus that streams. Goes on where it stopped; exits with 3 on damaged files."""
     from dataset_builder.build import build_corpus
+    from dataset_builder.engines import make_engine
+    from dataset_builder.engines.cluster import load_cluster
 
+    chosen = make_engine(engine.value, load_cluster(cluster) if cluster else None)
     try:
-        summary = build_corpus(input_dir, output, recipe, workers=workers, allow_quarantine=allow_quarantine)
+        summary = build_corpus(
+            input_dir, output, recipe, workers=workers, allow_quarantine=allow_quarantine, engine=chosen
+        )
     except RuntimeError as error:  # another build at work in the same folder, or a worker was killed
         raise ValueError(str(error)) from error
     typer.echo(summary.line())

@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,15 +9,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from dataset_builder.atomic import write_whole
 from dataset_builder.card import keep_common, make_card
 from dataset_builder.collection_captions import with_captions
 from dataset_builder.corpus_statistics import SplitStatistics, TokenCounter, token_counter
 from dataset_builder.draft import Draft, Fault
+from dataset_builder.engines import Engine, Work, run_local
 from dataset_builder.inputs import SourceVideo, find_videos
 from dataset_builder.marks import Drafts
+from dataset_builder.outcomes import Outcomes
 from dataset_builder.output_folder import replace_folder, store_videos, write_checksums
 from dataset_builder.pipeline import make_corpus_stages
 from dataset_builder.recipe import Recipe, load_recipe
@@ -26,7 +25,7 @@ from dataset_builder.schema import InterleavedVideo
 from dataset_builder.shard_index import write_index
 from dataset_builder.shards import ROW_BYTES, plan_shards, shard_name, write_shard
 from dataset_builder.stream_order import permutation
-from dataset_builder.work_state import build_fingerprint, inputs_key, load_outcome, video_key
+from dataset_builder.work_state import build_fingerprint, inputs_key, video_key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +45,13 @@ class BuildSummary:
     """The corpus was there already and nothing had to be done."""
     exit_code: int = 0
     """0, or 3 where damaged files were found and not allowed."""
+    submitted: str = ""
+    """Not built yet: what was handed to a queue."""
 
     def line(self) -> str:
         """The summary in one line, with what cost most clips."""
+        if self.submitted:
+            return f"{self.output_dir} {self.submitted}"
         splits = ", ".join(f"{count} {split}" for split, count in self.num_videos.items()) or "none"
         state = "up to date" if self.up_to_date else "built"
         reasons = ", ".join(f"{reason}: {count}" for reason, count in [*self.drop_reasons.items()][:3])
@@ -68,6 +71,7 @@ def build_corpus(
     workers: int | None = None,
     allow_quarantine: bool = False,
     progress: bool = True,
+    engine: Engine = run_local,
 ) -> BuildSummary:
     """Turn a folder of videos into a corpus (docs/corpus.md says what lies where).
 
@@ -78,6 +82,7 @@ def build_corpus(
         workers: processes; None takes one per available processor.
         allow_quarantine: damaged files are no reason for exit code 3.
         progress: show a progress bar.
+        engine: who runs the stages that see one video at a time (`engines.make_engine`); the corpus is the same.
 
     Raises:
         ValueError: for a folder without videos (or, where that is allowed, with damaged ones alone), an unknown or
@@ -103,10 +108,21 @@ def build_corpus(
         key = inputs_key(recipe, keys)
         summary = _finished(output_dir, key)
         if summary is None:
-            results = [state / "results" / f"{key}.json" for key in keys]
-            _process(sources, results, recipe, workers, progress)
-            summary = _assemble(output_dir, sources, results, recipe)
-            _remember(output_dir, key, summary, results)
+            work = Work(
+                input_dir=input_dir,
+                output_dir=output_dir,
+                recipe=recipe,
+                sources=sources,
+                keys=keys,
+                outcomes=Outcomes(state),
+                workers=workers,
+                progress=progress,
+            )
+            submitted = engine(work)
+            if submitted:
+                return replace(NOTHING, output_dir=str(output_dir), submitted=submitted)
+            summary = _assemble(work)
+            _remember(work, key, summary)
     if allow_quarantine and not summary.num_videos:
         raise ValueError(
             f"none of the {len(sources)} videos in {input_dir} can be read; see {output_dir}/quarantine.jsonl"
@@ -114,36 +130,15 @@ def build_corpus(
     return replace(summary, exit_code=3 if summary.quarantined and not allow_quarantine else 0)
 
 
-def _process(
-    sources: Sequence[SourceVideo], results: Sequence[Path], recipe: Recipe, workers: int | None, progress: bool
-) -> None:
-    """Make the outcomes that are not there yet."""
-    jobs = [job for job in zip(sources, results, strict=True) if load_outcome(job[1], job[0]) is None]
-    if not jobs:
-        return
-    from dataset_builder.workers import run_jobs  # torch and transformers take seconds; a finished build needs neither
-
-    steps = run_jobs(jobs, recipe, workers or _num_processors())
-    done = len(sources) - len(jobs)
-    for _ in tqdm(steps, total=len(sources), initial=done, desc="videos", unit="video", disable=not progress):
-        pass
-
-
-def _num_processors() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _assemble(
-    output_dir: Path, sources: Sequence[SourceVideo], results: Sequence[Path], recipe: Recipe
-) -> BuildSummary:
+def _assemble(work: Work) -> BuildSummary:
     """Write shards, videos, card and lists from the outcomes; the new shards replace the old ones in one move."""
-    faults, readable = list[Fault](), list[tuple[SourceVideo, Path]]()
-    for source, result in zip(sources, results, strict=True):
-        outcome = _load(source, result)
+    output_dir, recipe = work.output_dir, work.recipe
+    faults, readable = list[Fault](), list[tuple[SourceVideo, str]]()
+    for source, key in zip(work.sources, work.keys, strict=True):
+        outcome = _load(work.outcomes, source, key)
         faults += outcome.faults
-        readable += [] if outcome.damaged else [(source, result)]
-    drafts: Drafts = SavedDrafts(readable)
+        readable += [] if outcome.damaged else [(source, key)]
+    drafts: Drafts = SavedDrafts(work.outcomes, readable)
     for stage in make_corpus_stages(recipe):
         drafts = stage(drafts)
     (output_dir / ".build" / "state.json").unlink(missing_ok=True)  # from here on the old corpus is being replaced
@@ -184,17 +179,21 @@ def _assemble(
     )
 
 
+NOTHING = BuildSummary(output_dir="", num_videos={}, num_clips=0, num_kept_clips=0, drop_reasons={}, quarantined=())
+
+
 @dataclass(frozen=True)
 class SavedDrafts:
     """What became of every readable video, read from disk one by one as often as wanted."""
 
-    readable: Sequence[tuple[SourceVideo, Path]]
+    outcomes: Outcomes
+    readable: Sequence[tuple[SourceVideo, str]]
 
     def __len__(self) -> int:
         return len(self.readable)
 
     def __getitem__(self, index: int, /) -> Draft:
-        return _load(*self.readable[index])
+        return _load(self.outcomes, *self.readable[index])
 
 
 def _records(
@@ -207,14 +206,14 @@ def _records(
         yield draft.record
 
 
-def _remember(output_dir: Path, key: str, summary: BuildSummary, results: Sequence[Path]) -> None:
+def _remember(work: Work, key: str, summary: BuildSummary) -> None:
     """Leave the mark of a complete build, last of all, and forget outcomes that no input needs."""
+    output_dir = work.output_dir
     sizes = {path.name: path.stat().st_size for path in (output_dir / "data").iterdir()}
     write_whole(
         output_dir / ".build" / "state.json", json.dumps({"key": key, "sizes": sizes, "summary": asdict(summary)})
     )
-    for path in {*(output_dir / ".build" / "results").iterdir()} - set(results):
-        path.unlink()
+    work.outcomes.forget_others(work.keys)
 
 
 def _finished(output_dir: Path, key: str) -> BuildSummary | None:
@@ -229,9 +228,9 @@ def _finished(output_dir: Path, key: str) -> BuildSummary | None:
     return BuildSummary(**{**saved["summary"], "output_dir": str(output_dir), "up_to_date": True})
 
 
-def _load(source: SourceVideo, path: Path) -> Draft:
-    draft = load_outcome(path, source)
-    assert draft is not None, f"{path} was there a moment ago"
+def _load(outcomes: Outcomes, source: SourceVideo, key: str) -> Draft:
+    draft = outcomes.load(key, source)
+    assert draft is not None, f"the outcome of {source.name} was there a moment ago"
     return draft
 
 

@@ -11,14 +11,15 @@ A stage is a callable from drafts to drafts (draft.py). To add one, say `look`:
 2. `Recipe` (recipe.py) gets the field `look: LookSettings | None = None` at its place in the order. From then on the
    YAML may name it; keys called `tower` or `checkpoint` count as models, whose weights a rebuild depends on; other
    paths are named in PATH_KEYS, so that the card shows only their last part.
-3. `make_video_stages` below gets its line. A stage that has to see all videos goes into `make_corpus_stages`: it may
+3. `video_stages` below gets its line. A stage that has to see all videos goes into `make_corpus_stages`: it may
    read what it is given several times, and returns a view that marks clips (marks.py), so that no corpus has to fit
    into memory.
 4. Arrays that a later corpus-level stage needs travel in `Draft` and are kept beside the record (work_state.py).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 from dataset_builder.caption import CaptionStage
 from dataset_builder.deduplicate import DeduplicateStage
@@ -31,25 +32,27 @@ from dataset_builder.recipe import Recipe
 from dataset_builder.schema import InterleavedVideo
 from dataset_builder.score import ScoreStage
 from dataset_builder.segment import SegmentStage
-from dataset_builder.select import SelectStage
 from dataset_builder.speech import SpeechStage
 
 
-def make_video_stages(recipe: Recipe) -> list[Stage]:
-    """The stages that see one video at a time, in order; their models are loaded here.
+def video_stages(recipe: Recipe) -> dict[str, Callable[[], Stage]]:
+    """How to make the stages that see one video at a time, by their names in the recipe, in order.
 
-    Raises:
-        ValueError: where a tool that the recipe names is missing or cannot be loaded.
+    Making one loads its models: an engine may make some stages here and others elsewhere. It raises `ValueError` where
+    a tool that the recipe names is missing or cannot be loaded.
     """
-    stages: list[Stage] = [ProbeStage(recipe.probe), SegmentStage(recipe.segment, recipe.probe)]
+    stages: dict[str, Callable[[], Stage]] = {
+        "probe": partial(ProbeStage, recipe.probe),
+        "segment": partial(SegmentStage, recipe.segment, recipe.probe),
+    }
     if recipe.speech:
-        stages.append(SpeechStage(recipe.speech, recipe.segment.tower))
+        stages["speech"] = partial(SpeechStage, recipe.speech, recipe.segment.tower)
     if recipe.caption:
-        stages.append(CaptionStage(recipe.caption, recipe.seed))
+        stages["caption"] = partial(CaptionStage, recipe.caption, recipe.seed)
     if recipe.score:
-        stages.append(ScoreStage(recipe.score, recipe.segment))
+        stages["score"] = partial(ScoreStage, recipe.score, recipe.segment)
     if recipe.filter:
-        stages.append(FilterStage(recipe.filter))
+        stages["filter"] = partial(FilterStage, recipe.filter)
     return stages
 
 
@@ -57,33 +60,44 @@ def make_corpus_stages(recipe: Recipe) -> list[CorpusStage]:
     """The stages that see all videos at once, in order."""
     stages: list[CorpusStage] = []
     if recipe.deduplicate:
-        stages.append(DeduplicateStage(recipe.deduplicate, recipe.seed))
-    if recipe.select:
-        stages.append(SelectStage(recipe.select, recipe.seed))
+        stages.append(DeduplicateStage(recipe.deduplicate))
     return stages
 
 
 class VideoPipeline:
-    """Turns input videos into records by one recipe."""
+    """Turns input videos into records by one recipe; its models are loaded here.
 
-    def __init__(self, recipe: Recipe) -> None:
+    Args:
+        recipe: what to do.
+        names: stages to run; None runs all of them.
+
+    Raises:
+        ValueError: where a tool that the recipe names is missing or cannot be loaded.
+    """
+
+    def __init__(self, recipe: Recipe, names: Sequence[str] | None = None) -> None:
         self.recipe = recipe
-        self.stages = make_video_stages(recipe)
+        self.stages = [make() for name, make in video_stages(recipe).items() if names is None or name in names]
 
     def __call__(self, sources: Iterable[SourceVideo]) -> Iterator[Draft]:
         """One draft per video, in order, its record complete but for the video's bytes, or `damaged`."""
-        drafts: Iterable[Draft] = map(self._begin, sources)
-        for stage in self.stages:
-            drafts = stage(drafts)
-        for draft in drafts:
+        for draft in self.go_on(begin(source, self.recipe) for source in sources):
             yield replace(draft, sampled=None)
 
-    def _begin(self, source: SourceVideo) -> Draft:
-        record = InterleavedVideo(
-            video_id=source.video_id,
-            video_path=source.stored_path,
-            duration_s=0.0,
-            source=self.recipe.source,
-            license=self.recipe.license,
-        )
-        return Draft(source=source, record=record)
+    def go_on(self, drafts: Iterable[Draft]) -> Iterator[Draft]:
+        """The same videos after these stages."""
+        for stage in self.stages:
+            drafts = stage(drafts)
+        yield from drafts
+
+
+def begin(source: SourceVideo, recipe: Recipe) -> Draft:
+    """A video before its first stage."""
+    record = InterleavedVideo(
+        video_id=source.video_id,
+        video_path=source.stored_path,
+        duration_s=0.0,
+        source=recipe.source,
+        license=recipe.license,
+    )
+    return Draft(source=source, record=record)

@@ -4,9 +4,11 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from itertools import islice
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from dataset_builder.work_state import save_outcome
 
 Job = tuple[SourceVideo, Path]
 """A video and the file that its outcome is written to."""
+WAITING_PER_WORKER = 3  # jobs that are handed out: enough that no worker waits, and no million of them in memory
 
 
 def run_jobs(jobs: Sequence[Job], recipe: Recipe, workers: int) -> Iterator[None]:
@@ -40,10 +43,15 @@ def run_jobs(jobs: Sequence[Job], recipe: Recipe, workers: int) -> Iterator[None
         return
     context = multiprocessing.get_context("spawn")  # forking a process that runs torch threads can deadlock
     pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _start_worker, (recipe,))
+    waiting = iter(jobs)
+    under_way = {pool.submit(_run_in_worker, job) for job in islice(waiting, WAITING_PER_WORKER * workers)}
     try:
-        for done in as_completed([pool.submit(_run_in_worker, job) for job in jobs]):
-            done.result()
-            yield
+        while under_way:
+            done, under_way = wait_for(under_way, return_when=FIRST_COMPLETED)
+            for future in done:
+                future.result()
+                yield
+            under_way |= {pool.submit(_run_in_worker, job) for job in islice(waiting, len(done))}
     except BrokenProcessPool as error:
         raise RuntimeError(
             "a worker process was killed (out of memory?); run again to go on where it stopped"
@@ -53,11 +61,12 @@ def run_jobs(jobs: Sequence[Job], recipe: Recipe, workers: int) -> Iterator[None
 
 
 def _run_here(jobs: Sequence[Job], recipe: Recipe) -> Iterator[None]:
-    with _one_thread(), _quiet_loading():
+    with _one_thread(), quiet_loading():
         pipeline = VideoPipeline(recipe)
-        for draft, (_, path) in zip(pipeline([source for source, _ in jobs]), jobs, strict=True):
-            save_outcome(path, draft)
-            yield
+        for source, path in jobs:  # one by one, as in a worker: no video's record depends on those beside it
+            for draft in pipeline([source]):
+                save_outcome(path, draft)
+                yield
 
 
 @contextmanager
@@ -72,7 +81,7 @@ def _one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_loading() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """Hide transformers' bars for loading weights: they would tear the build's own apart."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
@@ -91,7 +100,7 @@ def _start_worker(recipe: Recipe) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     try:
-        with _quiet_loading():
+        with quiet_loading():
             _loaded.append(VideoPipeline(recipe))
     except ValueError as error:
         _loaded.append(error)

@@ -56,11 +56,11 @@ def test_killed_and_resumed_equals_undisturbed(tower_dir, tmp_path):
     command = [sys.executable, str(script), str(tmp_path / "in"), str(tmp_path / "out"), str(tower_dir)]
     with (tmp_path / "log").open("w") as log, subprocess.Popen(command, env=environment, stderr=log) as process:
         results = tmp_path / "out" / ".build" / "results"
-        wait_for(lambda: (results.is_dir() and len(list(results.glob("*.json"))) >= 5) or process.poll(), 120)
+        wait_for(lambda: (results.is_dir() and len(list(results.rglob("*.json"))) >= 5) or process.poll(), 120)
         workers = children_of(process.pid)
         process.send_signal(signal.SIGKILL)
     wait_for(lambda: not any(is_running(worker) for worker in workers), 20)  # none is left waiting for its parent
-    done = {path: path.stat().st_mtime_ns for path in results.glob("*.json")}
+    done = {path: path.stat().st_mtime_ns for path in results.rglob("*.json")}
     source = find_videos(tmp_path / "in")[0]
     assert 3 <= len(done) < len(find_videos(tmp_path / "in")), "killed in the middle"
     assert all(load_outcome(path, source) for path in done)
@@ -81,7 +81,7 @@ def test_a_torn_result_is_made_again(narrated_dir, tower_dir, tmp_path):
     recipe = load_recipe("toy", {"segment.tower": str(tower_dir)})
     build_corpus(narrated_dir, tmp_path, recipe, workers=1, progress=False)
     shards = {path: path.read_bytes() for path in (tmp_path / "data").iterdir()}
-    torn = min((tmp_path / ".build" / "results").iterdir())
+    torn = min((tmp_path / ".build" / "results").rglob("*.json"))
     torn.write_text(torn.read_text()[:50])
     (tmp_path / ".build" / "state.json").unlink()
     assert not build_corpus(narrated_dir, tmp_path, recipe, workers=1, progress=False).up_to_date
@@ -93,14 +93,14 @@ def test_what_changed_is_made_again_and_the_rest_is_kept(narrated_dir, tower_dir
     recipe = load_recipe("toy", {"segment.tower": str(tower_dir)})
     options = {"workers": 1, "progress": False}
     build_corpus(tmp_path / "in", tmp_path / "out", recipe, **options)
-    before = {path.name for path in (tmp_path / "out/.build/results").iterdir()}
+    before = {path.name for path in (tmp_path / "out/.build/results").rglob("*.json")}
     subtitles = tmp_path / "in/test/video 4.vtt"
     subtitles.write_text(subtitles.read_text().replace("sentence", "phrase"))
     assert not build_corpus(tmp_path / "in", tmp_path / "out", recipe, **options).up_to_date
-    assert len({path.name for path in (tmp_path / "out/.build/results").iterdir()} - before) == 1
+    assert len({path.name for path in (tmp_path / "out/.build/results").rglob("*.json")} - before) == 1
     (tmp_path / "in/train/video 0.mp4").unlink()
     assert build_corpus(tmp_path / "in", tmp_path / "out", recipe, **options).num_videos["train"] == 2
-    assert len(list((tmp_path / "out/.build/results").iterdir())) == 4
+    assert len(list((tmp_path / "out/.build/results").rglob("*.json"))) == 4
     (tmp_path / "out/data/train-00000-of-00001.parquet").unlink()
     assert not build_corpus(tmp_path / "in", tmp_path / "out", recipe, **options).up_to_date
     assert (tmp_path / "out/data/train-00000-of-00001.parquet").is_file()

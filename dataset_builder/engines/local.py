@@ -1,0 +1,24 @@
+"""The engine `local`: processes of this machine, a file per video (decision record 0005 says why not a rank each)."""
+
+from tqdm import tqdm
+
+from dataset_builder.engines.work import Work, num_processors
+
+
+def run_local(work: Work) -> str:
+    """Make the missing outcomes here.
+
+    Raises:
+        ValueError, WriteError: what a tool that cannot be loaded or a full disk says.
+        RuntimeError: where a worker process was killed.
+    """
+    jobs = [(work.sources[index], work.outcomes.path(work.keys[index])) for index in work.missing()]
+    if not jobs:
+        return ""
+    from dataset_builder.workers import run_jobs  # torch and transformers take seconds; a finished build needs neither
+
+    steps = run_jobs(jobs, work.recipe, work.workers or num_processors())
+    total, done = len(work.sources), len(work.sources) - len(jobs)
+    for _ in tqdm(steps, total=total, initial=done, desc="videos", unit="video", disable=not work.progress):
+        pass
+    return ""

@@ -1,0 +1,111 @@
+"""The plan of a build on a cluster: which rank does which videos, as Parquet files with paths.
+
+A plan depends on the inputs and the recipe alone, so that a second submission finds the ranks that the first one
+finished. It lies in `.build/runs/KEY`: `recipe.yaml`, `videos/RANK.parquet`, and the logs and marks of the executor.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from dataset_builder.atomic import replacing, write_whole
+from dataset_builder.engines.work import Work
+from dataset_builder.inputs import SourceVideo
+from dataset_builder.outcomes import Outcomes
+from dataset_builder.recipe import Recipe, load_recipe
+from dataset_builder.work_state import inputs_key
+
+
+VIDEOS_PER_RANK = 32  # models are loaded once per rank: few enough to spread, enough to be worth a load
+MAX_RANKS = 1000  # Slurm's arrays hold 1001 tasks unless configured otherwise; larger inputs make larger ranks
+
+
+@dataclass(frozen=True)
+class Run:
+    """One plan."""
+
+    folder: Path
+    """`.build/runs/KEY`, absolute."""
+
+    @property
+    def state(self) -> Path:
+        """The folder `.build`."""
+        return self.folder.parent.parent
+
+    @cached_property
+    def num_ranks(self) -> int:
+        """How many ranks share the videos."""
+        return int(json.loads((self.folder / "plan.json").read_text(encoding="utf-8"))["num_ranks"])
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe, as it was when the plan was made."""
+        return load_recipe(self.folder / "recipe.yaml")
+
+    def video_file(self, rank: int) -> Path:
+        """The Parquet file with the videos of a rank."""
+        return self.folder / "videos" / f"{rank:05d}.parquet"
+
+    def videos(self, rank: int) -> list[tuple[str, SourceVideo]]:
+        """Keys and videos of a rank, in order."""
+        return [row_to_video(row) for row in pq.read_table(self.video_file(rank)).to_pylist()]
+
+    def incomplete(self) -> list[int]:
+        """Ranks with videos that have no outcome yet."""
+        outcomes = Outcomes(self.state)
+        done = lambda rank: all(outcomes.load(key, source) for key, source in self.videos(rank))
+        return [rank for rank in range(self.num_ranks) if not done(rank)]
+
+
+def make_plan(work: Work, videos_per_rank: int = VIDEOS_PER_RANK) -> Run:
+    """Write the plan of a build, or find the one that is there.
+
+    Args:
+        work: the build; its videos are split into stretches of equal length, in order.
+        videos_per_rank: about this many, more where there would be over `MAX_RANKS` ranks.
+    """
+    run = Run((work.state / "runs" / inputs_key(work.recipe, work.keys)).absolute())
+    if (run.folder / "plan.json").is_file():
+        return run
+    num_videos = len(work.sources)
+    num_ranks = min(MAX_RANKS, -(-num_videos // videos_per_rank))
+    borders = [num_videos * rank // num_ranks for rank in range(num_ranks + 1)]
+    for rank, (first, last) in enumerate(pairwise(borders)):
+        rows = [_to_row(work.keys[index], work.sources[index]) for index in range(first, last)]
+        with replacing(run.video_file(rank)) as temporary:
+            pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary)
+    write_whole(run.folder / "recipe.yaml", yaml.safe_dump(work.recipe.as_dict(), sort_keys=False))
+    write_whole(run.folder / "plan.json", json.dumps({"num_ranks": num_ranks}))  # last: it says that all is there
+    return run
+
+
+def ranks_in_words(ranks: Sequence[int]) -> str:
+    """`rank 3`, `ranks 3, 4, 7 and 12 more`."""
+    shown = ", ".join(map(str, ranks[:3])) + (f" and {len(ranks) - 3} more" if len(ranks) > 3 else "")
+    return f"rank{'s' * (len(ranks) > 1)} {shown}"
+
+
+_HINTS = get_type_hints(SourceVideo)
+_NAMES = [item.name for item in fields(SourceVideo)]
+_PATHS = [name for name in _NAMES if Path in (_HINTS[name], *get_args(_HINTS[name]))]
+_SCHEMA = pa.schema([(name, pa.string()) for name in ("key", *_NAMES)])
+
+
+def _to_row(key: str, source: SourceVideo) -> dict[str, str | None]:
+    row: dict[str, Any] = {name: getattr(source, name) for name in _NAMES}
+    return {"key": key} | row | {name: str(row[name].absolute()) for name in _PATHS if row[name] is not None}
+
+
+def row_to_video(row: Mapping[str, Any]) -> tuple[str, SourceVideo]:
+    """Key and video of a row of the plan."""
+    values = {name: row[name] for name in _NAMES}
+    paths = {name: Path(values[name]) for name in _PATHS if values[name] is not None}
+    return row["key"], SourceVideo(**values | paths)

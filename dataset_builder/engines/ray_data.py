@@ -1,0 +1,149 @@
+"""The engine `ray-data`: the same stages as Ray Data operators, so that stages with models overlap with those without.
+
+While GPU workers caption one batch of videos, CPU workers decode the next. What lies between two operators is a draft
+(paths, times, texts, small arrays), never a video. Where no stage names a model of its own there is one operator.
+"""
+
+import pickle
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+from tqdm import tqdm
+
+from dataset_builder.draft import Draft
+from dataset_builder.engines.cluster import ClusterSettings
+from dataset_builder.engines.plan import VIDEOS_PER_RANK, Run, make_plan, row_to_video
+from dataset_builder.engines.ray_ranks import connect_to_ray
+from dataset_builder.engines.work import Work, num_processors
+from dataset_builder.outcomes import Outcomes
+from dataset_builder.recipe import MODEL_KEYS, Recipe
+
+
+VIDEOS_PER_BATCH = 4  # few: a batch is what one worker holds while others wait for it
+LIGHT_CPUS = 0.5  # of a worker whose stages neither decode nor run a model
+
+BETWEEN = pa.schema([("key", pa.string()), ("draft", pa.binary())])
+
+
+@dataclass(frozen=True)
+class Group:
+    """Stages that run in the same worker, one after the other."""
+
+    names: tuple[str, ...]
+    on_gpu: bool
+
+
+def group_stages(names: Sequence[str], recipe: Recipe) -> list[Group]:
+    """The stages before the first one with a model, those up to the last one with a model, and those after it.
+
+    The shipped toy tower does not count as a model: it is small enough for a CPU.
+    """
+    settings = recipe.as_dict()
+    towers = lambda name: [settings[name].get(key) for key in MODEL_KEYS]
+    shared = {"score": [recipe.segment.tower]} if recipe.score and recipe.score.tower is None else {}
+    heavy = [
+        index
+        for index, name in enumerate(names)
+        if any(model not in (None, "toy") for model in [*towers(name), *shared.get(name, [])])
+    ]
+    if not heavy:
+        return [Group(tuple(names), on_gpu=False)]
+    first, last = heavy[0], heavy[-1] + 1
+    parts = ((names[:first], False), (names[first:last], True), (names[last:], False))
+    return [Group(tuple(part), on_gpu) for part, on_gpu in parts if part]
+
+
+def run_on_ray_data(work: Work, cluster: ClusterSettings, videos_per_rank: int = VIDEOS_PER_RANK) -> str:
+    """Make the missing outcomes on the cluster that `RAY_ADDRESS` names, else on one that is started here.
+
+    Raises:
+        ValueError: where Ray is not installed, or no node has what a worker asks for.
+        RuntimeError: where a stage failed; what is done is kept, and the next run goes on.
+    """
+    missing = work.missing()
+    if not missing:
+        return ""
+    connect_to_ray(cluster)
+    import ray.data
+
+    from dataset_builder.pipeline import video_stages
+
+    run = make_plan(work, videos_per_rank)
+    groups = group_stages(list(video_stages(work.recipe)), work.recipe)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    files = [str(run.video_file(rank)) for rank in range(run.num_ranks)]
+    videos = ray.data.read_parquet(files, override_num_blocks=len(files))
+    for index, group in enumerate(groups):
+        position = (index == 0, index == len(groups) - 1)
+        heavy = group.on_gpu or position[0]
+        most = (work.workers or num_processors()) if heavy else 1
+        videos = videos.map_batches(
+            _GroupWorker,
+            fn_constructor_args=(str(run.folder), group.names, *position),
+            batch_size=VIDEOS_PER_BATCH,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
+            num_cpus=cluster.cpus_per_rank if heavy else LIGHT_CPUS,
+            num_gpus=cluster.gpus_per_rank if group.on_gpu else 0,
+        )
+    try:
+        bar = tqdm(total=len(missing), desc="videos", unit="video", disable=not work.progress)
+        for batch in videos.iter_batches(batch_size=None, batch_format="pyarrow"):
+            bar.update(batch.num_rows)
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None) or error
+        raise RuntimeError(f"Ray Data: {' '.join(str(cause).split())}; run again to go on where it stopped") from error
+    for rank in range(run.num_ranks):
+        work.outcomes.pack(f"{run.folder.name}-{rank:05d}", run.videos(rank))
+    return ""
+
+
+class _GroupWorker:
+    """One operator's worker: loads its stages once, then takes batch after batch.
+
+    Args:
+        run_folder: of the plan.
+        names: its stages.
+        is_first: its input are the plan's rows, else drafts.
+        is_last: it writes the outcomes, else it hands drafts on.
+    """
+
+    def __init__(self, run_folder: str, names: Sequence[str], is_first: bool, is_last: bool) -> None:
+        import torch
+
+        from dataset_builder.pipeline import VideoPipeline
+        from dataset_builder.workers import quiet_loading
+
+        run = Run(Path(run_folder))
+        self.recipe, self.outcomes = run.recipe, Outcomes(run.state)
+        self.is_first, self.is_last = is_first, is_last
+        torch.set_num_threads(1)  # as in every worker, so that their number does not change a single bit
+        with quiet_loading():
+            self.pipeline = VideoPipeline(self.recipe, names)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """A batch, one group further on."""
+        rows = list(self._work(batch))
+        return pa.Table.from_pylist([{"key": key, "draft": draft} for key, draft in rows], schema=BETWEEN)
+
+    def _work(self, batch: pa.Table) -> Iterator[tuple[str, bytes]]:
+        from dataset_builder.work_state import save_outcome
+
+        for key, draft in self._drafts(batch):
+            for done in self.pipeline.go_on([draft]):  # one by one, as everywhere
+                if self.is_last:
+                    save_outcome(self.outcomes.path(key), done)
+                yield key, b"" if self.is_last else pickle.dumps(done)
+
+    def _drafts(self, batch: pa.Table) -> Iterator[tuple[str, Draft]]:
+        from dataset_builder.pipeline import begin
+
+        for row in batch.to_pylist():
+            if not self.is_first:
+                yield row["key"], pickle.loads(row["draft"])  # from the worker before, through Ray's own memory
+                continue
+            key, source = row_to_video(row)
+            if self.outcomes.load(key, source) is None:
+                yield key, begin(source, self.recipe)

@@ -1,0 +1,76 @@
+"""The engine `ray`: the ranks of the plan as tasks of a Ray cluster, through datatrove's executor."""
+
+from typing import Any
+
+from dataset_builder.engines.cluster import ClusterSettings
+from dataset_builder.engines.plan import VIDEOS_PER_RANK, make_plan, ranks_in_words
+from dataset_builder.engines.work import Work
+
+
+GIB = 1024**3
+
+
+def run_on_ray(work: Work, cluster: ClusterSettings, videos_per_rank: int = VIDEOS_PER_RANK) -> str:
+    """Make the missing outcomes on the cluster that `RAY_ADDRESS` names, else on one that is started here.
+
+    Input, output and this environment must lie on a disk that all nodes share.
+
+    Raises:
+        ValueError: where Ray or datatrove is not installed, or no node is as large as a rank asks for.
+        RuntimeError: where ranks failed; the others are done, and the next run redoes these alone.
+    """
+    if not work.missing():
+        return ""
+    try:
+        from datatrove.executor.ray import RayPipelineExecutor
+        from loguru import logger
+    except ImportError as error:
+        raise ValueError("engine ray needs datatrove: pip install 'cosmo-vlm[ray]'") from error
+    connect_to_ray(cluster)
+    from dataset_builder.engines.steps import RankStep
+
+    logger.disable("datatrove")
+    run = make_plan(work, videos_per_rank)
+    incomplete = run.incomplete()
+    for rank in incomplete:  # a marker whose outcomes are gone would keep its rank from running
+        (run.folder / "ranks" / "completions" / f"{rank:05d}").unlink(missing_ok=True)
+    RayPipelineExecutor(
+        pipeline=[RankStep(str(run.folder))],
+        tasks=run.num_ranks,
+        workers=work.workers or -1,
+        logging_dir=str(run.folder / "ranks"),
+        cpus_per_task=cluster.cpus_per_rank,
+        mem_per_cpu_gb=cluster.memory_gb_per_cpu,
+        gpus_per_task=cluster.gpus_per_rank,
+    ).run()
+    failed = run.incomplete()
+    if failed:
+        raise RuntimeError(
+            f"{ranks_in_words(failed)} of {run.num_ranks} failed (logs in {run.folder / 'ranks' / 'logs'}); "
+            "run again to redo them alone"
+        )
+    return ""
+
+
+def connect_to_ray(cluster: ClusterSettings) -> Any:
+    """The module `ray`, connected; a rank that fits on no node is refused, since Ray would wait for a larger one.
+
+    Raises:
+        ValueError: where Ray is not installed, or no node is large enough.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ValueError("engine ray needs Ray: pip install 'cosmo-vlm[ray]'") from error
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
+    asked = {
+        "CPU": cluster.cpus_per_rank,
+        "memory": cluster.cpus_per_rank * cluster.memory_gb_per_cpu * GIB,
+        "GPU": cluster.gpus_per_rank,
+    }
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(all(node.get(name, 0) >= amount for name, amount in asked.items()) for node in nodes):
+        wanted = f"{asked['CPU']} CPUs, {asked['memory'] / GIB:g} GiB, {asked['GPU']} GPUs"
+        raise ValueError(f"no node of the Ray cluster has what a rank asks for ({wanted}); change the cluster file")
+    return ray

@@ -1,0 +1,190 @@
+"""Plans, ranks and packs: what the engines for clusters are made of. The corpus is that of the local engine."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from dataset_builder import build_corpus, workers
+from dataset_builder.engines import ClusterSettings, make_engine
+from dataset_builder.engines.cluster import load_cluster
+from dataset_builder.engines.plan import MAX_RANKS, make_plan, ranks_in_words
+from dataset_builder.engines.rank import run_rank, run_rank_apart
+from dataset_builder.engines.ray_data import Group, group_stages
+from dataset_builder.outcomes import Outcomes
+from dataset_builder.pipeline import video_stages
+from dataset_builder.recipe import Recipe
+from dataset_builder.score import ScoreSettings
+from tests.dataset_builder.engine_world import files_of, narrate, narrow_recipe, planned
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return narrate(tmp_path_factory.mktemp("engines"), 9)
+
+
+@pytest.fixture(scope="module")
+def recipe(tower_dir) -> Recipe:
+    return narrow_recipe(tower_dir)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder, recipe, tmp_path_factory) -> dict[str, bytes]:
+    output = tmp_path_factory.mktemp("undisturbed")
+    build_corpus(folder, output, recipe, workers=1, progress=False)
+    return files_of(output)
+
+
+def test_ranks_share_all_videos_in_order_and_even_parts(folder, recipe, tmp_path):
+    work = planned(folder, tmp_path, recipe)
+    run = make_plan(work, videos_per_rank=2)
+    parts = [run.videos(rank) for rank in range(run.num_ranks)]
+    assert [len(part) for part in parts] == [1, 2, 2, 2, 2]
+    assert [pair for part in parts for pair in part] == [
+        (key, replace(source, path=source.path.absolute(), subtitles=source.subtitles.absolute()))
+        for key, source in zip(work.keys, work.sources, strict=True)
+    ]
+    assert run.recipe == recipe
+    stamp = run.video_file(0).stat().st_mtime_ns
+    assert make_plan(work, videos_per_rank=2) == run
+    assert run.video_file(0).stat().st_mtime_ns == stamp, "the plan that is there is kept"
+
+
+def test_a_plan_holds_paths_and_no_video(folder, recipe, tmp_path):
+    run = make_plan(planned(folder, tmp_path, recipe), videos_per_rank=9)
+    row = pq.read_table(run.video_file(0)).to_pylist()[0]
+    assert row["path"] == str(folder / "test" / "v03.mp4") or row["path"] == str(folder / "train" / "v00.mp4")
+    assert run.video_file(0).stat().st_size < Path(row["path"]).stat().st_size
+
+
+def test_no_plan_has_more_ranks_than_an_array_job_may_have(folder, recipe, tmp_path):
+    work = planned(folder, tmp_path, recipe)
+    many = replace(work, sources=[*work.sources] * 1000, keys=[f"{index:032d}" for index in range(9000)])
+    run = make_plan(many, videos_per_rank=1)
+    assert run.num_ranks == MAX_RANKS
+    assert sum(pq.read_metadata(run.video_file(rank)).num_rows for rank in range(MAX_RANKS)) == 9000
+
+
+def test_ranks_in_any_order_then_assembly_give_the_bytes_of_one_process(folder, recipe, undisturbed, tmp_path):
+    run = make_plan(planned(folder, tmp_path, recipe), videos_per_rank=4)
+    for rank in (2, 0, 1):
+        run_rank(run, rank)
+    packs = sorted((tmp_path / ".build/packs").iterdir())
+    assert [path.name.rsplit("-", 1)[1] for path in packs] == ["00000.parquet", "00001.parquet", "00002.parquet"]
+    assert not list((tmp_path / ".build/results").rglob("*.json")), "packed outcomes lie in one file per rank"
+
+    def refuse(work):
+        assert not work.missing(), "nothing is left to do"
+        return ""
+
+    build_corpus(folder, tmp_path, recipe, progress=False, engine=refuse)
+    assert files_of(tmp_path) == undisturbed
+
+
+@pytest.mark.slow
+def test_a_rank_that_was_killed_goes_on_alone(folder, recipe, undisturbed, tmp_path):
+    """kill -9 after its first video: the next run of this rank keeps that video, the other rank is not touched."""
+    run = make_plan(planned(folder, tmp_path, recipe), videos_per_rank=5)
+    run_rank(run, 1)
+    other = {path: path.stat().st_mtime_ns for path in (tmp_path / ".build/packs").iterdir()}
+    command = [sys.executable, "-m", "dataset_builder.engines.rank", str(run.folder), "0"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    results = tmp_path / ".build" / "results"
+    with subprocess.Popen(command, env=environment) as process:
+        while not list(results.rglob("*.json")) and process.poll() is None:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    done = {path: path.stat().st_mtime_ns for path in results.rglob("*.json")}
+    assert 1 <= len(done) < len(run.videos(0)), "killed in the middle"
+    assert run.incomplete() == [0]
+    made = []
+    with pytest.MonkeyPatch.context() as patch:
+        save = workers.save_outcome
+        patch.setattr(workers, "save_outcome", lambda path, draft: (made.append(path), save(path, draft)))
+        run_rank(run, 0)
+    assert len(made) == len(run.videos(0)) - len(done)
+    assert not {*made} & {*done}, "what was done is not done again"
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in other.items())
+    build_corpus(folder, tmp_path, recipe, progress=False, workers=1)
+    assert files_of(tmp_path) == undisturbed
+
+
+def test_a_rank_that_fails_says_so_with_its_number(folder, recipe, tmp_path):
+    run = make_plan(planned(folder, tmp_path, recipe), videos_per_rank=5)
+    (run.folder / "recipe.yaml").write_text("source: nowhere\n")
+    with pytest.raises(RuntimeError, match=r"^rank 1: recipe recipe: the key 'name' is missing|rank 1: .*missing"):
+        run_rank_apart(run, 1)
+
+
+def test_outcomes_are_found_wherever_they_lie(folder, recipe, undisturbed, tmp_path):
+    """Two videos in a pack, the others as files: the local engine goes on from both."""
+    work = planned(folder, tmp_path / "out", recipe)
+    run = make_plan(work, videos_per_rank=2)
+    run_rank(run, 1)
+    outcomes = Outcomes(work.state)
+    found = [index for index in range(9) if outcomes.load(work.keys[index], work.sources[index])]
+    assert found == [1, 2]
+    build_corpus(folder, tmp_path / "out", recipe, progress=False, workers=1)
+    assert files_of(tmp_path / "out") == undisturbed
+    assert len(list((work.state / "packs").iterdir())) == 1
+    assert len(list((work.state / "results").rglob("*.json"))) == 7
+    outcomes.forget_others(work.keys[3:])
+    assert not list((work.state / "packs").iterdir()), "no video of the pack is needed any more"
+    assert len(list((work.state / "results").rglob("*.json"))) == 6
+
+
+def test_stages_with_models_are_grouped_for_the_gpu(recipe, tower_dir):
+    names = ["probe", "segment", "speech", "caption", "score", "filter"]
+    assert list(video_stages(recipe)) == ["probe", "segment", "speech", "caption", "filter"]
+    toy = replace(recipe, segment=replace(recipe.segment, tower="toy"))
+    assert group_stages(list(video_stages(toy)), toy) == [Group(tuple(video_stages(toy)), False)]
+    scored = replace(toy, score=ScoreSettings(tower=str(tower_dir)))
+    assert group_stages(names, scored) == [
+        Group(("probe", "segment", "speech", "caption"), False),
+        Group(("score",), True),
+        Group(("filter",), False),
+    ]
+    shared = replace(recipe, score=ScoreSettings())
+    assert group_stages(names, shared)[1] == Group(("segment", "speech", "caption", "score"), True)
+
+
+@pytest.mark.slow
+def test_jobs_are_handed_out_a_few_at_a_time(folder, recipe, tmp_path, monkeypatch):
+    """A million futures would be memory: no more wait than the workers need to stay busy."""
+    work = planned(folder, tmp_path, recipe)
+    jobs = [(source, work.outcomes.path(key)) for source, key in zip(work.sources, work.keys, strict=True)]
+    taken = []
+
+    class Counted(list):
+        def __iter__(self):
+            for index in range(len(jobs)):
+                taken.append(index)
+                yield jobs[index]
+
+    steps = workers.run_jobs(Counted(jobs), recipe, workers=2)
+    next(steps)
+    assert len(taken) <= 2 * workers.WAITING_PER_WORKER + 2
+    assert len(list(steps)) == len(jobs) - 1
+    assert not work.missing()
+
+
+def test_engines_and_clusters_are_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match="no engine 'spark'; expected one of local, slurm, ray, ray-data"):
+        make_engine("spark")
+    file = tmp_path / "cluster.yaml"
+    file.write_text("gpus_per_rank: 1\npartition: big\n")
+    assert load_cluster(file) == ClusterSettings(gpus_per_rank=1, partition="big")
+    file.write_text("gpu_per_rank: 1\n")
+    with pytest.raises(ValueError, match="unknown key 'gpu_per_rank'; did you mean 'gpus_per_rank'"):
+        load_cluster(file)
+    with pytest.raises(ValueError, match="gpus_per_rank is 8; expected 0 or 1"):
+        ClusterSettings(gpus_per_rank=8)
+    assert ranks_in_words([4]) == "rank 4"
+    assert ranks_in_words([*range(15)]) == "ranks 0, 1, 2 and 12 more"
