@@ -27,11 +27,13 @@ from dataset_builder.draft import Draft, Stage
 from dataset_builder.filter import FilterStage
 from dataset_builder.inputs import SourceVideo
 from dataset_builder.limits import ProbeStage
+from dataset_builder.look import LookStage
 from dataset_builder.marks import CorpusStage
 from dataset_builder.recipe import Recipe
 from dataset_builder.schema import InterleavedVideo
 from dataset_builder.score import ScoreStage
 from dataset_builder.segment import SegmentStage
+from dataset_builder.select import SelectStage
 from dataset_builder.speech import SpeechStage
 
 
@@ -47,6 +49,8 @@ def video_stages(recipe: Recipe) -> dict[str, Callable[[], Stage]]:
     }
     if recipe.speech:
         stages["speech"] = partial(SpeechStage, recipe.speech, recipe.segment.tower)
+    if recipe.look:
+        stages["look"] = partial(LookStage, recipe.look)
     if recipe.caption:
         stages["caption"] = partial(CaptionStage, recipe.caption, recipe.seed)
     if recipe.score:
@@ -60,7 +64,9 @@ def make_corpus_stages(recipe: Recipe) -> list[CorpusStage]:
     """The stages that see all videos at once, in order."""
     stages: list[CorpusStage] = []
     if recipe.deduplicate:
-        stages.append(DeduplicateStage(recipe.deduplicate))
+        stages.append(DeduplicateStage(recipe.deduplicate, recipe.seed))
+    if recipe.select:
+        stages.append(SelectStage(recipe.select, recipe.seed))
     return stages
 
 

@@ -15,6 +15,7 @@ from dataset_builder.deduplicate import DeduplicateSettings
 from dataset_builder.draft import positive
 from dataset_builder.filter import FilterSettings
 from dataset_builder.limits import ProbeSettings
+from dataset_builder.look import LookSettings
 from dataset_builder.score import ScoreSettings
 from dataset_builder.segment import SegmentSettings
 from dataset_builder.select import SelectSettings
@@ -25,6 +26,7 @@ __all__ = [
     "CaptionSettings",
     "DeduplicateSettings",
     "FilterSettings",
+    "LookSettings",
     "ProbeSettings",
     "Recipe",
     "ScoreSettings",
@@ -36,7 +38,7 @@ __all__ = [
 ]
 SHIPPED = Path(__file__).parent / "recipes"
 CORPUS_STAGES = ("deduplicate", "select", "shards")  # they see all videos; every other stage sees one at a time
-MODEL_KEYS = ("tower", "checkpoint")  # in every stage: a folder, or the id of a repository
+MODEL_KEYS = ("tower", "checkpoint", "regions_checkpoint")  # in every stage: a folder, or the id of a repository
 PATH_KEYS = (*MODEL_KEYS, "embeddings", "captions")  # what else a stage reads from the builder's machine
 Settings = TypeVar("Settings")
 
@@ -86,6 +88,8 @@ class Recipe:
     """Cuts videos into clips; always runs."""
     speech: SpeechSettings | None = None
     """Gives clips what is said in them; without it their `asr` is empty."""
+    look: LookSettings | None = None
+    """Gives clips captions of single frames and of regions; without it they have none."""
     caption: CaptionSettings | None = None
     """Gives clips their captions; without it they are empty."""
     score: ScoreSettings | None = None

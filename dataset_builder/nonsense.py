@@ -1,0 +1,36 @@
+"""What a model may not answer. Used where a caption comes from a model: asked again once, then the clip goes."""
+
+import re
+
+
+LETTER = re.compile(r"[^\W\d_]")
+REPEATS = 3
+LONGEST_PHRASE = 6  # words; longer repeated passages are caught by their share of new words
+LEAST_NEW_WORDS = 0.3
+
+
+def find_nonsense(text: str, max_words: int) -> str | None:
+    """Why a text cannot be a caption; None where it can.
+
+    Args:
+        text: what a model answered.
+        max_words: longer answers are no captions.
+    """
+    words = text.lower().split()
+    if not words:
+        return "empty"
+    if not LETTER.search(text):
+        return "no words"
+    if len(words) > max_words:
+        return f"over {max_words} words"
+    return "repeats itself" if repeats_itself(words) else None
+
+
+def repeats_itself(words: list[str]) -> bool:
+    """A phrase said three times in a row, or a long text of few different words."""
+    for length in range(1, LONGEST_PHRASE + 1):
+        for first in range(len(words) - REPEATS * length + 1):
+            phrase = words[first : first + length]
+            if all(words[first + k * length : first + (k + 1) * length] == phrase for k in range(1, REPEATS)):
+                return True
+    return len(words) >= 20 and len(set(words)) < LEAST_NEW_WORDS * len(words)
