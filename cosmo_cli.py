@@ -158,6 +158,33 @@ def build(
 
 
 @app.command()
+def inspect(
+    corpus: Annotated[str, typer.Argument(help="A corpus folder, a dataset repository of the Hub, or an address.")],
+    html: Annotated[
+        Path | None, typer.Option(help="The page to write; default CORPUS-inspect.html beside the folder.")
+    ] = None,
+    records: Annotated[int, typer.Option(min=0, max=200, help="Videos to show on the page; 0: no page.")] = 12,
+    seed: Annotated[int, typer.Option(help="Of the draw of these videos.")] = 0,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="Folder or id: counts tokens per document; toy: the shipped one. Default: words."),
+    ] = None,
+) -> None:
+    """Print what a corpus holds, check that it is whole, and write a page to look at. Exits with 1 on a problem."""
+    from dataset_builder.inspect_corpus import describe, inspect_corpus
+
+    inspection = inspect_corpus(corpus, tokenizer=tokenizer, progress=True)
+    typer.echo(describe(inspection))
+    if records:
+        from dataset_builder.inspect_page import default_page, write_page
+
+        page = html or default_page(corpus)
+        write_page(inspection, corpus, page, records, seed)
+        typer.echo(f"\npage: {page}")
+    raise typer.Exit(1 if inspection.problems else 0)
+
+
+@app.command()
 def train(
     config: Annotated[str, typer.Option(help="A shipped recipe (toy) or a YAML file.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys to change.")] = None,
