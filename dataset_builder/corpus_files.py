@@ -23,6 +23,11 @@ class CorpusFiles:
         """Whether reading costs no network."""
         return "file" in _protocols(self.filesystem)
 
+    @property
+    def address(self) -> str:
+        """The corpus's address, as fsspec opens it."""
+        return str(self.filesystem.unstrip_protocol(self.root))
+
     def reopened(self) -> "CorpusFiles":
         """The same files over connections of this process (fsspec's asynchronous ones do not survive a fork)."""
         filesystem = type(self.filesystem)(*self.filesystem.storage_args, **self.filesystem.storage_options)

@@ -8,6 +8,7 @@ from typing import Any
 
 import av
 import numpy as np
+from fsspec.core import OpenFile, url_to_fs
 
 from dataset_builder.errors import DamagedInput
 from dataset_builder.probe import RgbConverter, decode_forward, has_times, open_video, shown_size
@@ -25,7 +26,8 @@ def decode_clip(record: Record, clip_index: int, num_frames: int, root: Path | s
         record: a row of the corpus, as `datasets` hands it out or as `InterleavedVideo`.
         clip_index: which of the record's clips.
         num_frames: F.
-        root: the corpus folder; needed where the corpus does not embed its videos.
+        root: the corpus folder, or its address (`hf://datasets/owner/name`); needed where the corpus does not embed
+            its videos.
 
     Returns:
         RGB pixels, uint8, shape `(F, 3, H, W)`, in the video's own size.
@@ -61,8 +63,8 @@ def middle_times(start_s: float, end_s: float, num_frames: int) -> list[float]:
     return [start_s + (part + 0.5) * part_s for part in range(num_frames)]
 
 
-def video_of(record: InterleavedVideo, root: Path | str | None) -> Path | bytes:
-    """The record's embedded bytes, or the path of its file inside the corpus folder.
+def video_of(record: InterleavedVideo, root: Path | str | None) -> Path | bytes | OpenFile:
+    """The record's embedded bytes, or its file inside the corpus folder.
 
     Raises:
         ValueError: where there is neither, or the path is absolute or leaves the corpus folder.
@@ -71,16 +73,21 @@ def video_of(record: InterleavedVideo, root: Path | str | None) -> Path | bytes:
         return record.video_bytes
     if not record.video_path or root is None:
         raise ValueError(f"{record.video_id} embeds no video; give root=, the corpus folder that its path starts from")
-    folder = Path(root).resolve()
-    path = (folder / record.video_path).resolve()
-    if Path(record.video_path).is_absolute() or not path.is_relative_to(folder):
+    if "://" in str(root):
+        if Path(record.video_path).is_absolute() or ".." in Path(record.video_path).parts:
+            raise ValueError(f"{record.video_id}: its video path {record.video_path!r} leads out of the corpus")
+        filesystem, folder = url_to_fs(str(root))  # of the root alone: "::" in a path would be an address of its own
+        return OpenFile(filesystem, f"{folder.rstrip('/')}/{record.video_path}")
+    local = Path(root).resolve()
+    path = (local / record.video_path).resolve()
+    if Path(record.video_path).is_absolute() or not path.is_relative_to(local):
         raise ValueError(f"{record.video_id}: its video path {record.video_path!r} leads out of the corpus folder")
     if not path.is_file():
-        raise ValueError(f"{record.video_id}: there is no file {record.video_path!r} in the corpus folder {folder}")
+        raise ValueError(f"{record.video_id}: there is no file {record.video_path!r} in the corpus folder {local}")
     return path
 
 
-def frames_at(video: Path | bytes, times_s: Sequence[float]) -> np.ndarray:
+def frames_at(video: Path | bytes | OpenFile, times_s: Sequence[float]) -> np.ndarray:
     """What a viewer sees at the given times, in seconds from the first frame.
 
     The file is opened once and decoded forward from the key frame before the earliest time, whatever the order asked
@@ -105,7 +112,7 @@ def frames_at(video: Path | bytes, times_s: Sequence[float]) -> np.ndarray:
     return result
 
 
-def _decode_sorted(video: Path | bytes, wanted: list[float], *, seek: bool) -> list[np.ndarray]:
+def _decode_sorted(video: Path | bytes | OpenFile, wanted: list[float], *, seek: bool) -> list[np.ndarray]:
     """Pixels shown at ascending times; empty where a seek landed behind the first one or found no timestamps."""
     convert, shown = RgbConverter(), None
     found: list[np.ndarray] = []

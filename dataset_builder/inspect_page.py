@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fsspec.core import OpenFile
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
@@ -28,7 +29,6 @@ FRAME_QUALITY = 62  # of WebP, 0 to 100: a few kB a frame
 MOST_CLIPS = 16  # of a record that are shown, and of a matrix
 MOST_LETTERS = 700  # of one text
 MOST_TEXTS = 12  # of the captions of frames and regions of one clip
-LARGEST_VIDEO_BYTES = 200_000_000  # of a remote corpus whose videos lie beside the shards
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class RecordView:
     """Clips beyond those shown."""
     fault: str
     """Why there are no pictures; empty where there are."""
-    matrix: list[list[float]]
+    matrix: list[list[float | None]]
+    """Clips x captions; None where there was no caption."""
 
 
 def default_page(corpus: str | Path) -> Path:
@@ -158,16 +159,8 @@ def _view(files: CorpusFiles, split: str, number: int, record: InterleavedVideo)
     return RecordView(split, number, record, clips, len(record.clips) - len(shown), fault, matrix)
 
 
-def _video(files: CorpusFiles, record: InterleavedVideo) -> Path | bytes:
-    if record.video_bytes is not None or files.is_local:
-        return video_of(record, files.root)
-    path = record.video_path or ""
-    if not path.startswith("videos/") or ".." in path.split("/"):
-        raise ValueError(f"its video path {path!r} leads out of the corpus")
-    size = files.filesystem.size(f"{files.root}/{path}")
-    if size is None or size > LARGEST_VIDEO_BYTES:
-        raise ValueError(f"{path} is too large to fetch ({size} bytes)")
-    return files.read(path)
+def _video(files: CorpusFiles, record: InterleavedVideo) -> Path | bytes | OpenFile:
+    return video_of(record, files.root if files.is_local else files.address)
 
 
 def _picture(pixels: np.ndarray) -> str:

@@ -3,7 +3,7 @@
 import io
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +15,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
+from fsspec.core import OpenFile
 
 from dataset_builder.errors import DamagedInput
 from dataset_builder.needed_frames import decode_needed
@@ -55,22 +56,37 @@ class TimedFrame(NamedTuple):
 
 
 @contextmanager
-def open_video(video: Path | bytes, max_frame_px: int | None = None) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_video(
+    video: Path | bytes | OpenFile, max_frame_px: int | None = None
+) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a file (or its bytes) and its first moving-picture stream, single threaded.
 
     Args:
-        video: path of the file, or its bytes.
+        video: path of the file, its bytes, or a file elsewhere, of which only the parts that are needed are read.
         max_frame_px: the decoder refuses larger frames before it takes memory for them.
 
     Raises:
         DamagedInput: for an empty file, one that is no video, or one without a video stream.
     """
-    size = len(video) if isinstance(video, bytes) else video.stat().st_size
-    if size == 0:
-        raise DamagedInput("empty file (0 bytes)")
+    with ExitStack() as stack:
+        if isinstance(video, OpenFile):
+            source: Any = stack.enter_context(video)
+            size = source.seek(0, io.SEEK_END)
+            source.seek(0)
+        elif isinstance(video, bytes):
+            source, size = io.BytesIO(video), len(video)
+        else:
+            source, size = str(video), video.stat().st_size
+        if size == 0:
+            raise DamagedInput("empty file (0 bytes)")
+        yield stack.enter_context(_open_container(source, max_frame_px))
+
+
+@contextmanager
+def _open_container(source: Any, max_frame_px: int | None) -> Iterator[tuple[InputContainer, VideoStream]]:
     try:
         container = av.open(
-            io.BytesIO(video) if isinstance(video, bytes) else str(video),
+            source,
             mode="r",
             container_options={"format_whitelist": CONTAINERS},
             metadata_errors="replace",

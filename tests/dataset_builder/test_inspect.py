@@ -35,7 +35,7 @@ CHROMIUM_FLAGS = [
 def corpus(request, narrated_dir, tower_dir, tmp_path_factory) -> Path:
     """Five narrated videos of three clips, of which the longer captions are kept, in each way to store them."""
     output = tmp_path_factory.mktemp("inspected") / "corpus"
-    overrides = {
+    overrides: dict[str, dict[str, object]] = {
         "embedded": {},
         "webdataset": {"shards.format": "webdataset"},
         "files": {"shards.embed_videos": False},

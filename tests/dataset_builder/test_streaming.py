@@ -7,23 +7,26 @@ import random
 import threading
 import warnings
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
 import fsspec
+import numpy as np
 import pytest
 from datasets import IterableDataset, load_dataset
 from fsspec.implementations.local import LocalFileSystem
 from torch.utils.data import DataLoader
 
-from dataset_builder import Clip, InterleavedVideo, shard_index
+from dataset_builder import Clip, InterleavedVideo, decode_clip, shard_index
 from dataset_builder.recipe import ShardSettings
 from dataset_builder.shard_index import write_index
 from dataset_builder.shards import shard_name, write_shard
 from dataset_builder.stream_order import EpochOrder, Place
 from dataset_builder.streaming import CorpusStream, stream_corpus
+from tests.dataset_builder.make_videos import encode
 
 
 SHARDS = [5, 1, 7, 0, 3]  # rows; unequal, one empty
@@ -380,6 +383,25 @@ def test_load_dataset_pushes_columns_down_too(tmp_path, counted):
     counted.clear()
     assert len(ids(stream_corpus(f"counted://{tmp_path}"))) == 20
     assert size <= sum(counted.values()) < 1.1 * size + 200_000, "every block once, and the footers"
+
+
+def test_of_a_video_elsewhere_only_the_part_around_the_clip_is_read(tmp_path, counted):
+    draw = np.random.default_rng(0)
+    frames = draw.integers(0, 255, size=(240, 64, 64, 3), dtype=np.uint8)  # noise: 30 s, far from compressible
+    encode(tmp_path / "videos/train/v.mp4", frames)
+    clips = (Clip(start_s=10.0, end_s=11.0), Clip(start_s=29.0, end_s=30.0))
+    record = InterleavedVideo(video_id="v", video_path="videos/train/v.mp4", duration_s=30.0, clips=clips)
+    size = (tmp_path / "videos/train/v.mp4").stat().st_size
+    for index in range(2):
+        counted.clear()
+        found = decode_clip(record, index, 3, root=f"counted://{tmp_path}")
+        np.testing.assert_array_equal(found, decode_clip(record, index, 3, root=tmp_path))
+        assert 0 < sum(counted.values()) < 0.25 * size, "two of thirty seconds, the index, and what is read ahead"
+    for path in ("../secret.mp4", "/etc/passwd"):
+        with pytest.raises(ValueError, match="leads out of the corpus"):
+            decode_clip(replace(record, video_path=path), 0, 1, root=f"counted://{tmp_path}")
+    with pytest.raises(FileNotFoundError):
+        decode_clip(replace(record, video_path="a::file:///etc/passwd"), 0, 1, root=f"counted://{tmp_path}")
 
 
 def test_blocks_are_read_once_for_all_workers_together():
