@@ -27,7 +27,7 @@ class DeduplicateSettings:
     """Files that are equal byte for byte."""
     video_overlap: float | None = None
     """Videos of which this share of frames looks the same in the same order: copies encoded again; null: off."""
-    video_hash_bits: int = 8
+    video_hash_bits: int = 6
     """video_overlap: frames look the same where at most so many bits of their 64-bit difference hashes differ."""
     caption_overlap: float | None = None
     """Captions that share this part of their runs of three words with an earlier one, of any video; null: off."""

@@ -10,6 +10,7 @@ from dataset_builder.attach import Attached, EmbedTexts, attach_by_content, atta
 from dataset_builder.draft import Draft, LeftOut, each, positive
 from dataset_builder.errors import DamagedInput
 from dataset_builder.inputs import SourceVideo
+from dataset_builder.personal_data import find_personal_data
 from dataset_builder.subtitles import Sentence, Subtitles, read_subtitles
 
 
@@ -99,7 +100,7 @@ class SpeechStage:
         clips = [replace(clip, asr=text) for clip, text in zip(draft.record.clips, attached.texts, strict=True)]
         facts["align"] = self.settings.align
         left_out = tuple(
-            LeftOut(start_s=one.start_s, end_s=one.end_s, reason="off-topic speech") for one in attached.off_topic
+            LeftOut(start_s=one.start_s, end_s=one.end_s, reason=_reason(one)) for one in attached.off_topic
         )
         if left_out:  # the words stay out: they may be personal
             facts["left_out"] = [[one.start_s, one.end_s, one.reason] for one in left_out]
@@ -136,6 +137,12 @@ class SpeechStage:
             reach_s=self.settings.reach_s,
             off_topic_below=self.settings.off_topic_below,
         )
+
+
+def _reason(sentence: Sentence) -> str:
+    """Why a sentence that speaks of nothing that is shown is left out."""
+    kind = find_personal_data(sentence.text)
+    return f"personal data: {kind}" if kind else "off-topic speech"
 
 
 def _lists_beside(source: SourceVideo) -> Path | None:
