@@ -78,8 +78,9 @@ def builder(lists, videos, tmp_path, config="all_clips", **settings):
     return HowtoInterlink(config, cache_dir=str(tmp_path / "cache"), annotations=lists, videos=videos, **settings)
 
 
-def test_map_style_and_streaming_give_the_same_rows_of_the_corpus_schema(lists, videos, tmp_path):
-    made = builder(lists, videos, tmp_path, report=tmp_path / "report")
+@pytest.mark.parametrize("num_shards", [64, 4])  # many ranges without a line, and several lines in each
+def test_map_style_and_streaming_give_the_same_rows_of_the_corpus_schema(num_shards, lists, videos, tmp_path):
+    made = builder(lists, videos, tmp_path, num_shards=num_shards, report=tmp_path / "report")
     made.download_and_prepare(num_proc=2)
     stored = made.as_dataset()
     streamed = made.as_streaming_dataset()

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import tracemalloc
 import zipfile
 
 import pandas as pd  # type: ignore[import-untyped]
@@ -71,7 +72,12 @@ def test_a_zip_bomb_never_fills_the_memory(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("b.jsonl", b"0\n" + bytes(40_000_000) + b"\n1\n")
     tally = Tally("b")
-    assert list(read_json_lines(str(tmp_path / "b.zip"), tally)) == [(0, 0), (2, 1)]
+    tracemalloc.start()
+    try:
+        assert list(read_json_lines(str(tmp_path / "b.zip"), tally)) == [(0, 0), (2, 1)]
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000  # a few chunks
+    finally:
+        tracemalloc.stop()
     assert tally.skipped == {"line too long": 1}
 
 
