@@ -1,4 +1,4 @@
-"""Raw videos become an interleaved corpus that streams; docs/corpus.md says how to use and to build one."""
+"""Raw videos become an interleaved corpus that streams; docs/dataset.md says how to build and to use one."""
 
 from dataset_builder.build import BuildSummary, build_corpus
 from dataset_builder.corpus import list_splits, read_corpus
