@@ -37,9 +37,10 @@ __all__ = [
     "load_recipe",
 ]
 SHIPPED = Path(__file__).parent / "recipes"
+WORD_FILES = ("sensitive_words",)  # small files that decide what a stage does
 CORPUS_STAGES = ("deduplicate", "select", "shards")  # they see all videos; every other stage sees one at a time
 MODEL_KEYS = ("tower", "checkpoint", "regions_checkpoint")  # in every stage: a folder, or the id of a repository
-PATH_KEYS = (*MODEL_KEYS, "embeddings", "captions")  # what else a stage reads from the builder's machine
+PATH_KEYS = (*MODEL_KEYS, *WORD_FILES, "embeddings", "captions")  # what stages read from this machine
 Settings = TypeVar("Settings")
 
 
@@ -116,6 +117,11 @@ class Recipe:
     def for_one_video(self) -> dict[str, Any]:
         """The part that a single video's record depends on, before the stages that see all of them."""
         return {stage: values for stage, values in self.as_dict().items() if stage not in CORPUS_STAGES}
+
+    def word_files(self) -> list[str]:
+        """Small files that the stages name, in order."""
+        stages = [values for values in self.as_dict().values() if isinstance(values, dict)]
+        return [values[key] for values in stages for key in WORD_FILES if values.get(key)]
 
     def models(self) -> list[str]:
         """Folders and ids of the models that the stages name, in order."""

@@ -33,6 +33,7 @@ def build_fingerprint(recipe: Recipe) -> str:
     """
     parts: list[Any] = [recipe.for_one_video(), _code_fingerprint()]
     parts += [find_model(model).fingerprint() for model in recipe.models()]
+    parts += [Path(file).read_text(encoding="utf-8") for file in recipe.word_files()]
     return _digest(parts)
 
 

@@ -9,8 +9,10 @@ from dataset_builder.filter import FilterSettings, FilterStage, Look, filter_cli
 from dataset_builder.inputs import SourceVideo
 from dataset_builder.language import function_words, other_language
 from dataset_builder.personal_data import find_personal_data
+from dataset_builder.recipe import load_recipe
 from dataset_builder.schema import Clip, InterleavedVideo
 from dataset_builder.text_filters import find_sensitive_word, repeated_share
+from dataset_builder.work_state import build_fingerprint
 
 
 @pytest.mark.parametrize(
@@ -166,3 +168,13 @@ def test_a_clip_without_words_tells_when_its_speech_was_off_topic(tmp_path):
     )
     (done,) = FilterStage(FilterSettings())([draft])
     assert [clip.drop_reason for clip in done.record.clips] == ["empty caption", "off-topic speech"]
+
+
+def test_another_list_of_words_is_another_build(tmp_path):
+    words = tmp_path / "mine.txt"
+    words.write_text("star\n")
+    recipe = load_recipe("laptop", {"filter.drop_sensitive": True, "filter.sensitive_words": str(words)})
+    before = build_fingerprint(recipe)
+    assert build_fingerprint(recipe) == before
+    words.write_text("star\nring\n")
+    assert build_fingerprint(recipe) != before
