@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
+RAY := .venv-ray
 UNFINISHED := $(VENV)/install.unfinished
 # What an installation depends on: the two files that pin it and the folder that the editable install points to.
 WANTED := $(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')-$(CURDIR)
@@ -10,7 +11,7 @@ MODEL ?= runs/quickstart/model
 CLIPS ?= $(wildcard runs/quickstart/videos/test)
 PYTEST_ARGS ?=
 
-.PHONY: quickstart test lint library bench demo frame-order towers clean install
+.PHONY: quickstart test lint library ray bench demo frame-order towers clean install
 
 quickstart: install  ## narrated toy videos -> corpus -> training -> scores -> a model folder (QUICK=1: a smoke run)
 	$(BIN)/cosmo quickstart $(if $(filter-out 0,$(QUICK)),--quick)
@@ -26,6 +27,13 @@ lint: install
 library: install  ## transformers' own tests on our classes, fetched from the package index (once there, part of `make test`)
 	$(BIN)/python tests/library/fetch_suite.py
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m library $(PYTEST_ARGS)
+
+ray: install  ## the engines on a Ray cluster of two nodes here; Ray goes into an environment beside .venv that reads it
+	test -x $(RAY)/bin/python || $(PYTHON) -m venv $(RAY)
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')')" > \
+	  "$$($(RAY)/bin/python -c 'import site; print(site.getsitepackages()[0])')/beside.pth"
+	$(RAY)/bin/python -m pip install -q -c constraints.txt 'ray[data]'
+	OMP_NUM_THREADS=1 $(RAY)/bin/python -m pytest tests/dataset_builder/test_engine_ray.py $(PYTEST_ARGS)
 
 bench: install  ## speeds of the parts on this machine
 	set -e; for file in benchmarks/bench_*.py; do $(BIN)/python $$file; done
@@ -55,5 +63,5 @@ install:
 	fi
 
 clean:  ## removes the environment, caches and runs
-	rm -rf $(VENV) .library-tests runs build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage htmlcov
+	rm -rf $(VENV) $(RAY) .library-tests runs build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

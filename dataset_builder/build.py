@@ -121,6 +121,7 @@ def build_corpus(
             submitted = engine(work)
             if submitted:
                 return replace(NOTHING, output_dir=str(output_dir), submitted=submitted)
+            work.outcomes.look_again()
             summary = _assemble(work)
             _remember(work, key, summary)
     if allow_quarantine and not summary.num_videos:

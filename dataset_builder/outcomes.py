@@ -44,6 +44,10 @@ class Outcomes:
             draft = parse_outcome(self._read(*self._packed()[key]), source)
         return draft
 
+    def look_again(self) -> None:
+        """Find the packs that other processes have written since."""
+        self._places = self._group = None
+
     def pack(self, name: str, videos: Iterable[tuple[str, SourceVideo]]) -> None:
         """Put the files of these videos into one Parquet file, and remove them.
 
@@ -66,7 +70,7 @@ class Outcomes:
                 writer.write_table(pa.Table.from_pylist(rows, schema=PACK_SCHEMA))
         for key, _ in alone:
             self.path(key).unlink()
-        self._places = None
+        self.look_again()
 
     def forget_others(self, keys: Sequence[str]) -> None:
         """Remove outcomes that no input needs; a pack goes when none of its videos is needed."""
@@ -78,7 +82,7 @@ class Outcomes:
         for path in self._packs().glob("*"):
             if path not in needed:
                 path.unlink()
-        self._places = None
+        self.look_again()
 
     def _row(self, key: str, source: SourceVideo) -> dict[str, str]:
         text = self.path(key).read_text(encoding="utf-8")

@@ -56,7 +56,7 @@ class Run:
 
     def videos(self, rank: int) -> list[tuple[str, SourceVideo]]:
         """Keys and videos of a rank, in order."""
-        return [row_to_video(row) for row in pq.read_table(self.video_file(rank)).to_pylist()]
+        return [_from_row(row) for row in pq.read_table(self.video_file(rank)).to_pylist()]
 
     def incomplete(self) -> list[int]:
         """Ranks with videos that have no outcome yet."""
@@ -104,8 +104,7 @@ def _to_row(key: str, source: SourceVideo) -> dict[str, str | None]:
     return {"key": key} | row | {name: str(row[name].absolute()) for name in _PATHS if row[name] is not None}
 
 
-def row_to_video(row: Mapping[str, Any]) -> tuple[str, SourceVideo]:
-    """Key and video of a row of the plan."""
+def _from_row(row: Mapping[str, Any]) -> tuple[str, SourceVideo]:
     values = {name: row[name] for name in _NAMES}
     paths = {name: Path(values[name]) for name in _PATHS if values[name] is not None}
     return row["key"], SourceVideo(**values | paths)

@@ -14,16 +14,17 @@ from tqdm import tqdm
 
 from dataset_builder.draft import Draft
 from dataset_builder.engines.cluster import ClusterSettings
-from dataset_builder.engines.plan import VIDEOS_PER_RANK, Run, make_plan, row_to_video
+from dataset_builder.engines.plan import VIDEOS_PER_RANK, Run, make_plan
 from dataset_builder.engines.ray_ranks import connect_to_ray
 from dataset_builder.engines.work import Work, num_processors
 from dataset_builder.outcomes import Outcomes
+from dataset_builder.pipeline import VideoPipeline, begin, video_stages
 from dataset_builder.recipe import MODEL_KEYS, Recipe
+from dataset_builder.work_state import save_outcome
 
 
-VIDEOS_PER_BATCH = 4  # few: a batch is what one worker holds while others wait for it
-LIGHT_CPUS = 0.5  # of a worker whose stages neither decode nor run a model
-
+DRAFTS_PER_BATCH = 4  # few: a batch is what one worker holds while others wait for it
+CPUS_BESIDE = {True: 0.5, False: 0.25}  # of a worker that decodes nothing: one that drives a GPU, one that does little
 BETWEEN = pa.schema([("key", pa.string()), ("draft", pa.binary())])
 
 
@@ -68,33 +69,32 @@ def run_on_ray_data(work: Work, cluster: ClusterSettings, videos_per_rank: int =
     connect_to_ray(cluster)
     import ray.data
 
-    from dataset_builder.pipeline import video_stages
-
     run = make_plan(work, videos_per_rank)
     groups = group_stages(list(video_stages(work.recipe)), work.recipe)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    files = [str(run.video_file(rank)) for rank in range(run.num_ranks)]
-    videos = ray.data.read_parquet(files, override_num_blocks=len(files))
+    cpus = [CPUS_BESIDE[group.on_gpu] if index else cluster.cpus_per_rank for index, group in enumerate(groups)]
+    if sum(cpus) > ray.cluster_resources().get("CPU", 0):
+        raise ValueError(f"engine ray-data needs {sum(cpus):g} CPUs for its {len(groups)} operators; use engine ray")
+    stream = ray.data.from_items([{"rank": rank} for rank in range(run.num_ranks)], override_num_blocks=run.num_ranks)
     for index, group in enumerate(groups):
         position = (index == 0, index == len(groups) - 1)
-        heavy = group.on_gpu or position[0]
-        most = (work.workers or num_processors()) if heavy else 1
-        videos = videos.map_batches(
+        many = position[0] or group.on_gpu
+        stream = stream.map_batches(
             _GroupWorker,
             fn_constructor_args=(str(run.folder), group.names, *position),
-            batch_size=VIDEOS_PER_BATCH,
+            batch_size=1 if position[0] else DRAFTS_PER_BATCH,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
-            num_cpus=cluster.cpus_per_rank if heavy else LIGHT_CPUS,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=(work.workers or num_processors()) if many else 1),
+            num_cpus=cpus[index],
             num_gpus=cluster.gpus_per_rank if group.on_gpu else 0,
         )
     try:
         bar = tqdm(total=len(missing), desc="videos", unit="video", disable=not work.progress)
-        for batch in videos.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for batch in stream.iter_batches(batch_size=None, batch_format="pyarrow"):
             bar.update(batch.num_rows)
     except ray.exceptions.RayError as error:
-        cause = getattr(error, "cause", None) or error
-        raise RuntimeError(f"Ray Data: {' '.join(str(cause).split())}; run again to go on where it stopped") from error
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise RuntimeError(f"Ray Data: {said[-1]}; what is done is kept, run again to go on") from error
     for rank in range(run.num_ranks):
         work.outcomes.pack(f"{run.folder.name}-{rank:05d}", run.videos(rank))
     return ""
@@ -106,44 +106,37 @@ class _GroupWorker:
     Args:
         run_folder: of the plan.
         names: its stages.
-        is_first: its input are the plan's rows, else drafts.
+        is_first: its input are ranks of the plan, else drafts.
         is_last: it writes the outcomes, else it hands drafts on.
     """
 
     def __init__(self, run_folder: str, names: Sequence[str], is_first: bool, is_last: bool) -> None:
         import torch
 
-        from dataset_builder.pipeline import VideoPipeline
         from dataset_builder.workers import quiet_loading
 
-        run = Run(Path(run_folder))
-        self.recipe, self.outcomes = run.recipe, Outcomes(run.state)
+        self.run = Run(Path(run_folder))
+        self.outcomes = Outcomes(self.run.state)
         self.is_first, self.is_last = is_first, is_last
         torch.set_num_threads(1)  # as in every worker, so that their number does not change a single bit
         with quiet_loading():
-            self.pipeline = VideoPipeline(self.recipe, names)
+            self.pipeline = VideoPipeline(self.run.recipe, names)
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """A batch, one group further on."""
-        rows = list(self._work(batch))
-        return pa.Table.from_pylist([{"key": key, "draft": draft} for key, draft in rows], schema=BETWEEN)
-
-    def _work(self, batch: pa.Table) -> Iterator[tuple[str, bytes]]:
-        from dataset_builder.work_state import save_outcome
-
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        """A batch, one group further on; a rank's videos leave one by one."""
         for key, draft in self._drafts(batch):
             for done in self.pipeline.go_on([draft]):  # one by one, as everywhere
                 if self.is_last:
                     save_outcome(self.outcomes.path(key), done)
-                yield key, b"" if self.is_last else pickle.dumps(done)
+                row = {"key": key, "draft": b"" if self.is_last else pickle.dumps(done)}
+                yield pa.Table.from_pylist([row], schema=BETWEEN)
 
     def _drafts(self, batch: pa.Table) -> Iterator[tuple[str, Draft]]:
-        from dataset_builder.pipeline import begin
-
+        """The plan's videos that have no outcome yet, or what the worker before hands on through Ray's own memory."""
         for row in batch.to_pylist():
             if not self.is_first:
-                yield row["key"], pickle.loads(row["draft"])  # from the worker before, through Ray's own memory
+                yield row["key"], pickle.loads(row["draft"])
                 continue
-            key, source = row_to_video(row)
-            if self.outcomes.load(key, source) is None:
-                yield key, begin(source, self.recipe)
+            for key, source in self.run.videos(row["rank"]):
+                if self.outcomes.load(key, source) is None:
+                    yield key, begin(source, self.run.recipe)
