@@ -16,6 +16,7 @@ from dataset_builder.tar_shards import read_tar
 
 ALWAYS = ("video_id", "duration_s")  # no record is without them
 Filters = Sequence[tuple[str, str, Any]]
+MOST_FOOTERS = 64  # of Parquet shards that are kept, so that a shard that is being read is not asked for it twice
 JSON_READ_BYTES = 1 << 16  # of a remote tar, where the videos between the JSONs are jumped over
 
 
@@ -76,6 +77,8 @@ class BlockReader:
         # pyarrow asks for exactly the ranges it needs; a cache in between would read more.
         with self._files.open(shard.path, cache_type="none") as file:
             if shard.path not in self._footers:
+                if len(self._footers) == MOST_FOOTERS:
+                    del self._footers[next(iter(self._footers))]  # the oldest
                 self._footers[shard.path] = pq.read_metadata(file)
             with pq.ParquetFile(file, metadata=self._footers[shard.path], pre_buffer=True) as parquet:
                 return parquet.read_row_group(block, columns=self._columns, use_threads=False)

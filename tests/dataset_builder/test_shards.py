@@ -17,6 +17,7 @@ from datasets import load_dataset
 
 from dataset_builder import build_corpus, decode_clip, from_row, load_recipe, read_corpus
 from dataset_builder.corpus_files import open_corpus
+from dataset_builder.corpus_statistics import token_counter
 from dataset_builder.recipe import ShardSettings
 from dataset_builder.shard_index import read_index, scan_shards, write_index
 from dataset_builder.shards import plan_shards, shard_name, write_shard
@@ -137,6 +138,7 @@ def webdataset(narrated_dir, tower_dir, tmp_path_factory) -> Path:
     """The narrated videos as WebDataset, one record a shard, rows drawn by seed."""
     output = tmp_path_factory.mktemp("webdataset")
     overrides = {"shards.format": "webdataset", "shards.multiple_of": 3, "shards.shuffle": True, "seed": 1}
+    overrides["shards.tokenizer"] = "toy"
     recipe = load_recipe("toy", {"segment.tower": str(tower_dir), "segment.penalty": 0.01, **overrides})
     build_corpus(narrated_dir, output, recipe, workers=1, progress=False)
     build_corpus(narrated_dir, output.parent / "webdataset-again", recipe, workers=1, progress=False)
@@ -207,3 +209,12 @@ def test_features_of_the_card_are_those_of_the_rows(webdataset):
     front = yaml.safe_load((webdataset / "README.md").read_text().split("---\n")[1])
     names = [feature["name"] for feature in front["dataset_info"]["features"]]
     assert names == ["json", "mp4", "__key__", "__url__"]
+
+
+def test_the_card_of_a_build_counts_the_tokens_of_its_recipes_tokenizer(webdataset):
+    count = token_counter("toy")
+    clips = [clip for record in read_corpus(webdataset, "train") for clip in record.clips]
+    per_document = sum(count(clip.caption) for clip in clips) / 3
+    card = (webdataset / "README.md").read_text()
+    assert "words per caption | tokens per document |" in card
+    assert f"| train | 3 | 3.0 | 4.0 | {per_document:.1f} |" in card
