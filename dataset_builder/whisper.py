@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from transformers import AutoProcessor, WhisperForConditionalGeneration, __version__
 
-from dataset_builder.model_folders import first_line, folder_fingerprint
+from dataset_builder.devices import compute_dtype, worker_device
+from dataset_builder.model_folders import find_model, first_line, weights
 from dataset_builder.sound import decode_sound
 from dataset_builder.subtitles import Sentence
 
@@ -18,10 +19,10 @@ MAX_REPEATS = 3  # a sentence said more often in a row was made up: the model fi
 
 
 class WhisperListener:
-    """Greedy transcription with times, in float32 on the CPU.
+    """Greedy transcription with times.
 
     Args:
-        checkpoint: folder or id of a Whisper model with its processor.
+        checkpoint: folder or repository of a Whisper model with its processor.
         language: code of the language spoken; None: the model finds out.
 
     Raises:
@@ -30,14 +31,18 @@ class WhisperListener:
 
     def __init__(self, checkpoint: str, language: str | None) -> None:
         self._language = language
-        self._provenance = {"tool": "whisper", "version": __version__, "checkpoint": Path(checkpoint).name}
-        if Path(checkpoint).is_dir():
-            self._provenance["weights"] = folder_fingerprint(Path(checkpoint))
+        place, self._device = find_model(checkpoint), worker_device()
+        self._dtype = compute_dtype(self._device)
         try:
-            self._processor = AutoProcessor.from_pretrained(checkpoint)
-            self._model = WhisperForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).eval()
+            self._processor = AutoProcessor.from_pretrained(place.location, **place.options)
+            self._model: Any = WhisperForConditionalGeneration.from_pretrained(
+                place.location, dtype=self._dtype, **place.options
+            )
         except Exception as error:  # torn weights, another kind of model, ...: each library has its own kinds
             raise ValueError(f"cannot load the Whisper model {checkpoint!r}: {first_line(error)}") from error
+        torch.nn.Module.to(self._model, self._device).eval()
+        self._provenance = {"tool": "whisper", "version": __version__, "checkpoint": place.name}
+        self._provenance |= weights(place, self._model)
         self._rate_hz = self._processor.feature_extractor.sampling_rate
 
     def provenance(self) -> dict[str, Any]:
@@ -67,7 +72,9 @@ class WhisperListener:
         )
         options: dict[str, Any] = {"language": self._language, "task": "transcribe"} if self._multilingual() else {}
         with torch.inference_mode():
-            heard = self._model.generate(**features, return_timestamps=True, return_segments=True, **options)
+            heard = self._model.generate(
+                **features.to(self._device, self._dtype), return_timestamps=True, return_segments=True, **options
+            )
         sentences = []
         for segment in heard["segments"][0]:
             text = " ".join(self._processor.tokenizer.decode(segment["tokens"], skip_special_tokens=True).split())

@@ -1,25 +1,17 @@
 """Sound decoded by PyAV, and a tiny random Whisper of the real classes with a real tokenizer and processor."""
 
-import json
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-import torch
-from transformers import (
-    WhisperConfig,
-    WhisperFeatureExtractor,
-    WhisperForConditionalGeneration,
-    WhisperProcessor,
-    WhisperTokenizer,
-)
 
 from dataset_builder import DamagedInput, build_corpus, load_recipe, read_corpus
 from dataset_builder.sound import decode_sound
 from dataset_builder.subtitles import Sentence
 from dataset_builder.whisper import WhisperListener, without_loops
 from tests.dataset_builder.make_videos import RATE, encode, story
+from tests.dataset_builder.tiny_whisper import write_whisper
 
 
 def with_sound(path: Path, samples: np.ndarray, rate_hz: int, delay_s: float = 0.0) -> Path:
@@ -66,53 +58,8 @@ def test_a_video_without_sound_is_silent_and_a_broken_one_is_told(tmp_path):
 
 @pytest.fixture(scope="module")
 def whisper_dir(tmp_path_factory) -> Path:
-    """Real classes and files: byte-level vocabulary, special tokens and 1501 timestamps, two tiny layers."""
     folder = tmp_path_factory.mktemp("whisper")
-    letters = [chr(code) for code in [*range(33, 127), *range(161, 173), *range(174, 256)]]
-    letters += [chr(256 + index) for index in range(256 - len(letters))]
-    words = [*letters, "he", "hel", "lo", "hello", "Ġhello"]
-    merges = [("h", "e"), ("he", "l"), ("l", "o"), ("hel", "lo"), ("Ġ", "hello")]
-    (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges))
-    tokenizer = WhisperTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
-    special = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|translate|>", "<|transcribe|>"]
-    special += ["<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]
-    tokenizer.add_tokens(special, special_tokens=True)
-    tokenizer.add_tokens([f"<|{step * 0.02:.2f}|>" for step in range(1501)])
-    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in special}
-    torch.manual_seed(3)
-    end = ids["<|endoftext|>"]
-    config = WhisperConfig(
-        vocab_size=len(tokenizer),
-        d_model=16,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
-        num_mel_bins=80,
-        max_target_positions=24,
-        decoder_start_token_id=ids["<|startoftranscript|>"],
-        bos_token_id=end,
-        eos_token_id=end,
-        pad_token_id=end,
-    )
-    model = WhisperForConditionalGeneration(config)
-    model.save_pretrained(folder)
-    generation = {
-        "_from_model_config": False,
-        "is_multilingual": True,
-        "lang_to_id": {"<|en|>": ids["<|en|>"]},
-        "task_to_id": {"transcribe": ids["<|transcribe|>"], "translate": ids["<|translate|>"]},
-        "no_timestamps_token_id": ids["<|notimestamps|>"],
-        "prev_sot_token_id": ids["<|startofprev|>"],
-        "max_initial_timestamp_index": 50,
-        "max_length": 20,
-    }
-    saved = json.loads((folder / "generation_config.json").read_text())
-    (folder / "generation_config.json").write_text(json.dumps(saved | generation))
-    WhisperProcessor(WhisperFeatureExtractor(), tokenizer).save_pretrained(folder)
+    write_whisper(folder)
     return folder
 
 
@@ -149,6 +96,7 @@ def test_a_build_listens_where_no_subtitles_lie_beside(whisper_dir, tower_dir, t
 
 
 def test_a_folder_that_is_no_whisper_is_told_in_one_line(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="cannot load the Whisper model") as refusal:
         WhisperListener(str(tmp_path), None)
     assert "\n" not in str(refusal.value)
