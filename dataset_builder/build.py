@@ -3,20 +3,22 @@
 import fcntl
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dataset_builder.atomic import write_whole
 from dataset_builder.card import keep_common, make_card
 from dataset_builder.collection_captions import with_captions
-from dataset_builder.corpus_statistics import SplitStatistics, TokenCounter, token_counter
+from dataset_builder.corpus_statistics import SplitStatistics, TokenCounter, token_counter, total
 from dataset_builder.draft import Draft, Fault
 from dataset_builder.engines import Engine, Work, run_local
 from dataset_builder.inputs import SourceVideo, find_videos
 from dataset_builder.marks import Drafts
+from dataset_builder.narrate import price
 from dataset_builder.outcomes import Outcomes
 from dataset_builder.output_folder import replace_folder, store_videos, write_checksums
 from dataset_builder.pipeline import make_corpus_stages
@@ -45,6 +47,9 @@ class BuildSummary:
     """The corpus was there already and nothing had to be done."""
     exit_code: int = 0
     """0, or 3 where damaged files were found and not allowed."""
+    narration: Mapping[str, float] = field(default_factory=dict)
+    """What a chat model took for the captions: `requests`, `input_tokens`, `output_tokens`, and `cost` where the
+    recipe names prices. Answers from the cache count like any other."""
     submitted: str = ""
     """Not built yet: what was handed to a queue."""
 
@@ -60,6 +65,7 @@ class BuildSummary:
             + (f" (dropped: {reasons})" if reasons else "")
             + f"; {len(self.quarantined)} damaged files"
             + (" (quarantine.jsonl)" if self.quarantined else "")
+            + (f"; narration {_told(self.narration)}" if self.narration else "")
         )
 
 
@@ -169,7 +175,8 @@ def _assemble(work: Work) -> BuildSummary:
     if readable:
         write_whole(output_dir / "README.md", make_card(recipe, statistics, tools, len(faults)))
     write_checksums(output_dir)
-    reasons = sum((split.reasons for split in statistics.values()), SplitStatistics().reasons)
+    whole = total(statistics.values())
+    reasons = whole.reasons
     return BuildSummary(
         output_dir=str(output_dir),
         num_videos={split: counts.num_videos for split, counts in statistics.items()},
@@ -177,7 +184,20 @@ def _assemble(work: Work) -> BuildSummary:
         num_kept_clips=sum(counts.num_kept for counts in statistics.values()),
         drop_reasons=dict(reasons.most_common()),
         quarantined=[asdict(fault) for fault in faults],
+        narration=_narration(recipe, whole.narration),
     )
+
+
+def _narration(recipe: Recipe, spent: Counter[str]) -> dict[str, float]:
+    """What the captions took, and what that costs by the recipe's prices."""
+    cost = price(recipe.narrate, spent) if recipe.narrate else None
+    return {**spent} if cost is None else {**spent, "cost": cost}
+
+
+def _told(narration: Mapping[str, float]) -> str:
+    """`3 requests, 1200 input tokens, 90 output tokens, cost 0.01`."""
+    counts = [f"{count:.0f} {name.replace('_', ' ')}" for name, count in narration.items() if name != "cost"]
+    return ", ".join(counts + ([f"cost {narration['cost']:.4g}"] if "cost" in narration else []))
 
 
 NOTHING = BuildSummary(output_dir="", num_videos={}, num_clips=0, num_kept_clips=0, drop_reasons={}, quarantined=())

@@ -11,7 +11,7 @@ from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCardData
 
 from dataset_builder.corpus_statistics import SplitStatistics, total
-from dataset_builder.recipe import PATH_KEYS, Recipe
+from dataset_builder.recipe import PATH_KEYS, PRIVATE_KEYS, Recipe
 from dataset_builder.tar_shards import TAR_FEATURES
 
 
@@ -87,8 +87,12 @@ def _without_paths(recipe: Recipe) -> dict[str, Any]:
     """The recipe's settings; of folders on the builder's machine only the last name."""
     settings = recipe.as_dict()
     for stage in settings.values():
-        for key in PATH_KEYS if isinstance(stage, dict) else ():
-            if stage.get(key):
+        if not isinstance(stage, dict):
+            continue
+        for key in PRIVATE_KEYS:
+            stage.pop(key, None)
+        for key in PATH_KEYS:
+            if stage.get(key) and (Path(stage[key]).exists() or Path(stage[key]).is_absolute()):  # else an id
                 stage[key] = PurePath(stage[key]).name
     tokenizer = settings["shards"]["tokenizer"]
     if tokenizer and Path(tokenizer).is_dir():
@@ -121,6 +125,12 @@ def _details(splits: Mapping[str, SplitStatistics]) -> str:
         for name, split in _with_total(splits).items()
     ]
     head = "| split | videos | clips | kept | seconds per clip | with speech, % | hours | hours kept |"
+    spent = total(splits.values()).narration
+    if spent:
+        rows.append(
+            f"\nA chat model wrote the captions: {spent['requests']} answers, {spent['input_tokens']} tokens of "
+            f"questions, {spent['output_tokens']} tokens of answers."
+        )
     return "\n".join([head, "|---" * 8 + "|", *rows])
 
 

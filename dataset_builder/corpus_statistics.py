@@ -36,6 +36,8 @@ class SplitStatistics:
     """Why clips were dropped, and how many."""
     licenses: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Videos of each source and licence."""
+    narration: Counter[str] = field(default_factory=Counter)
+    """Requests and tokens that a chat model took for the captions."""
 
     def add(self, record: InterleavedVideo, count_tokens: TokenCounter | None = None) -> None:
         """Count one more record."""
@@ -53,6 +55,7 @@ class SplitStatistics:
         self.kept_s += sum(clip.end_s - clip.start_s for clip in kept)
         self.reasons += count_reasons(record.clips)
         self.licenses[record.source, record.license] += 1
+        self.narration.update(record.provenance.get("narrate", {}).get("spent", {}))
 
 
 def total(splits: Iterable[SplitStatistics]) -> SplitStatistics:

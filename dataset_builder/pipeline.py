@@ -29,6 +29,7 @@ from dataset_builder.inputs import SourceVideo
 from dataset_builder.limits import ProbeStage
 from dataset_builder.look import LookStage
 from dataset_builder.marks import CorpusStage
+from dataset_builder.narrate import NarrateStage
 from dataset_builder.recipe import Recipe
 from dataset_builder.schema import InterleavedVideo
 from dataset_builder.score import ScoreStage
@@ -53,6 +54,8 @@ def video_stages(recipe: Recipe) -> dict[str, Callable[[], Stage]]:
         stages["look"] = partial(LookStage, recipe.look)
     if recipe.caption:
         stages["caption"] = partial(CaptionStage, recipe.caption, recipe.seed)
+    if recipe.narrate:
+        stages["narrate"] = partial(NarrateStage, recipe.narrate)
     if recipe.score:
         stages["score"] = partial(ScoreStage, recipe.score, recipe.segment)
     if recipe.filter:

@@ -16,6 +16,7 @@ from dataset_builder.draft import positive
 from dataset_builder.filter import FilterSettings
 from dataset_builder.limits import ProbeSettings
 from dataset_builder.look import LookSettings
+from dataset_builder.narrate import RUN_KEYS, NarrateSettings
 from dataset_builder.score import ScoreSettings
 from dataset_builder.segment import SegmentSettings
 from dataset_builder.select import SelectSettings
@@ -27,6 +28,7 @@ __all__ = [
     "DeduplicateSettings",
     "FilterSettings",
     "LookSettings",
+    "NarrateSettings",
     "ProbeSettings",
     "Recipe",
     "ScoreSettings",
@@ -40,7 +42,8 @@ SHIPPED = Path(__file__).parent / "recipes"
 WORD_FILES = ("sensitive_words",)  # small files that decide what a stage does
 CORPUS_STAGES = ("deduplicate", "select", "shards")  # they see all videos; every other stage sees one at a time
 MODEL_KEYS = ("tower", "checkpoint", "regions_checkpoint")  # in every stage: a folder, or the id of a repository
-PATH_KEYS = (*MODEL_KEYS, *WORD_FILES, "embeddings", "captions")  # what stages read from this machine
+PATH_KEYS = (*MODEL_KEYS, *WORD_FILES, "embeddings", "captions", "prompt_file")  # what stages read from this machine
+PRIVATE_KEYS = ("endpoint", "cache", "api_key_variable")  # about this machine alone: no card shows them
 Settings = TypeVar("Settings")
 
 
@@ -93,6 +96,8 @@ class Recipe:
     """Gives clips captions of single frames and of regions; without it they have none."""
     caption: CaptionSettings | None = None
     """Gives clips their captions; without it they are empty."""
+    narrate: NarrateSettings | None = None
+    """Gives clips captions that read on from one another, in place of `caption`."""
     score: ScoreSettings | None = None
     """Compares clips with captions; without it there are no similarities."""
     filter: FilterSettings | None = None
@@ -105,6 +110,8 @@ class Recipe:
     """Writes the corpus; always runs."""
 
     def __post_init__(self) -> None:
+        if self.caption and self.narrate:
+            raise ValueError("caption and narrate both write the captions; set one of them to null")
         if self.filter and self.filter.needs_scores and not self.score:
             raise ValueError("filter.min_similarity and filter.misplaced_margin need the stage score")
         if self.score and not (self.score.tower or self.segment.tower):
@@ -116,7 +123,10 @@ class Recipe:
 
     def for_one_video(self) -> dict[str, Any]:
         """The part that a single video's record depends on, before the stages that see all of them."""
-        return {stage: values for stage, values in self.as_dict().items() if stage not in CORPUS_STAGES}
+        stages = {stage: values for stage, values in self.as_dict().items() if stage not in CORPUS_STAGES}
+        if self.narrate:
+            stages["narrate"] = {key: value for key, value in stages["narrate"].items() if key not in RUN_KEYS}
+        return stages
 
     def word_files(self) -> list[str]:
         """Small files that the stages name, in order."""

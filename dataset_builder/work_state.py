@@ -19,6 +19,7 @@ from dataset_builder.atomic import write_whole
 from dataset_builder.draft import Draft, Fault
 from dataset_builder.inputs import SourceVideo
 from dataset_builder.model_folders import find_model
+from dataset_builder.narrate import prompt_hash
 from dataset_builder.recipe import Recipe
 from dataset_builder.schema import InterleavedVideo, from_row, to_row
 
@@ -33,6 +34,8 @@ def build_fingerprint(recipe: Recipe) -> str:
     """
     parts: list[Any] = [recipe.for_one_video(), _code_fingerprint()]
     parts += [find_model(model).fingerprint() for model in recipe.models()]
+    if recipe.narrate:
+        parts.append(prompt_hash(recipe.narrate.prompt_file))
     parts += [Path(file).read_text(encoding="utf-8") for file in recipe.word_files()]
     return _digest(parts)
 

@@ -1,5 +1,6 @@
 import itertools
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from tests.dataset_builder.make_videos import encode, story
 
 
 WORDS = ["[PAD]", "[BEGIN]", "[END]", "[UNK]", "a", "red", "green", "star", "rolls", "step", "of", "0", "1", "2"]
-PART = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+PART: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
 def words(end: str = "[END]") -> PreTrainedTokenizerFast:

@@ -144,9 +144,9 @@ def write_florence2(folder: Path) -> None:
     question = ["What", "does", "the", "image", "describe", "?"]
     words = tokenizer(question, extra_special_tokens={"image_token": "<image>"})
     words.add_tokens([AddedToken(f"<loc_{place}>", special=True) for place in range(1000)])
-    pictures = CLIPImageProcessorPil(size={"height": 32, "width": 32}, do_center_crop=False)
+    pictures: Any = CLIPImageProcessorPil(size={"height": 32, "width": 32}, do_center_crop=False)
     pictures.image_seq_length = 2
-    tasks = {"pure_text": {}, "description_with_bboxes": {}}
+    tasks: dict[str, Any] = {"pure_text": {}, "description_with_bboxes": {}}
     processor = Florence2Processor(pictures, words, post_processor_config=tasks)
     vision: dict[str, Any] = {
         "depths": (1, 1, 1, 1),
