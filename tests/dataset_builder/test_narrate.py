@@ -31,8 +31,10 @@ from dataset_builder.narrate import (
     read_caption,
 )
 from dataset_builder.schema import Clip, InterleavedVideo
+from dataset_builder.toy.videos import write_toy_videos
 from tests.dataset_builder.chat_server import chat_server, says, sends
 from tests.dataset_builder.make_videos import encode, story
+from tests.dataset_builder.tiny_captioners import write_blip2
 
 
 KEY = "sk-never-written-anywhere-0123456789"
@@ -443,12 +445,44 @@ def test_what_is_no_chat_model_is_refused_in_one_line(tmp_path, tower_dir):
         TransformersChat(str(tmp_path), 5, 1.0)
 
 
-def test_the_video_of_the_story_is_narrated_from_what_is_looked_at(server, tmp_path, tower_dir, monkeypatch):
-    """look -> narrate -> score in one recipe, with the models' real classes, is tested with howto_interlink."""
+def test_a_video_of_which_nothing_is_known_costs_nothing(server, tmp_path, tower_dir, monkeypatch):
     encode(tmp_path / "in" / "v.mp4", story(0))
     monkeypatch.setenv("COSMO_TEST_KEY", KEY)
-    summary = build_corpus(
-        tmp_path / "in", tmp_path / "out", recipe_for(server, tmp_path, tower_dir), workers=1, progress=False
-    )
+    recipe = recipe_for(server, tmp_path, tower_dir)
+    summary = build_corpus(tmp_path / "in", tmp_path / "out", recipe, workers=1, progress=False)
     assert summary.drop_reasons == {"nothing to narrate from": summary.num_clips}
     assert not server.asked
+
+
+def test_what_is_seen_and_said_is_narrated_and_scored(server, tmp_path):
+    """look, narrate and score one after the other, as in howto_interlink, with an endpoint for its chat model."""
+    torch.manual_seed(0)
+    write_blip2(tmp_path / "captioner")
+    write_toy_videos(tmp_path / "in", num_videos=3, seed=4, workers=1, progress=False)
+    server.otherwise = lambda body: caption(f"Next, {json.loads(body['messages'][1]['content'])['speech']}.")
+    overrides = {
+        "segment": {"tower": "toy", "frame_rate_hz": 4.0, "frames_per_segment": 6.0, "penalty": 0.6},
+        "speech": {},
+        "look": {"checkpoint": str(tmp_path / "captioner"), "max_new_tokens": 2},  # two words: random, yet no nonsense
+        "narrate": {"endpoint": server.url, "model": "m", "cache": str(tmp_path / "calls")},
+        "filter": {"min_caption_words": 2},
+        "caption": None,
+        "score": {},
+    }
+    recipe = load_recipe("laptop", overrides)
+    build_corpus(tmp_path / "in", tmp_path / "out", recipe, workers=1, progress=False)
+    scored = 0
+    for split in ("train", "validation", "test"):
+        (record,) = read_corpus(tmp_path / "out", split, include_dropped=True)
+        assert {"probe", "segment", "speech", "look", "narrate", "score"} <= set(record.provenance)
+        previous = ""
+        for index, clip in enumerate(record.clips):
+            if clip.caption:
+                scored += 1
+                assert clip.caption == f"Next, {clip.asr}." if clip.asr else "Next, ."
+                assert clip.similarity == record.similarity_matrix[index][index]
+                told = {"clip": index + 1, "of": len(record.clips), "speech": clip.asr, "previous_caption": previous}
+                seen = {"frame_captions": list(clip.frame_captions), "regions": []}
+                assert told | seen in server.material
+                previous = clip.caption
+    assert scored >= 6
