@@ -151,10 +151,12 @@ def test_the_clock_stops_a_model(tmp_path):
 
 
 def test_regions_stay_distinct_bounded_and_free_of_nonsense(draft):
-    frames, regions = Scripted(*["a picture"] * 6), Scripted(["a", "b", "?"], ["b", "c"], *[["d"]] * 4)
+    words = ["red", "green", "blue", "white", "cyan", "grey"]
+    frames, regions = Scripted(*words), Scripted(["a", "b", "?"], ["b", "c"], *[["d"]] * 4)
     stage = stage_with(frames, regions, frames_per_clip=2, max_regions=2)
     (done,) = stage([draft])
     assert [clip.regions for clip in done.record.clips] == [("a", "b"), ("d",), ("d",)]
+    assert [clip.frame_captions for clip in done.record.clips] == [*zip(words[::2], words[1::2], strict=True)]
     assert done.record.provenance["look"]["regions"]["max_regions"] == 2
 
 
