@@ -42,7 +42,7 @@ def _samples(video: Path | bytes, rate_hz: int) -> Iterator[np.ndarray]:
     source = io.BytesIO(video) if isinstance(video, bytes) else str(video)
     try:
         with av.open(
-            source, container_options={"format_whitelist": CONTAINERS}, metadata_errors="replace"
+            source, mode="r", container_options={"format_whitelist": CONTAINERS}, metadata_errors="replace"
         ) as container:
             if not container.streams.audio:
                 return

@@ -32,11 +32,12 @@ class WhisperListener:
     def __init__(self, checkpoint: str, language: str | None) -> None:
         self._language = language
         place, self._device = find_model(checkpoint), worker_device()
+        options: dict[str, Any] = dict(place.options)
         self._dtype = compute_dtype(self._device)
         try:
-            self._processor = AutoProcessor.from_pretrained(place.location, **place.options)
+            self._processor = AutoProcessor.from_pretrained(place.location, **options)
             self._model: Any = WhisperForConditionalGeneration.from_pretrained(
-                place.location, dtype=self._dtype, **place.options
+                place.location, dtype=self._dtype, **options
             )
         except Exception as error:  # torn weights, another kind of model, ...: each library has its own kinds
             raise ValueError(f"cannot load the Whisper model {checkpoint!r}: {first_line(error)}") from error

@@ -1,6 +1,7 @@
 """The shipped recipe howto_interlink, as it is, with tiny random checkpoints of the architectures that it names."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import load_dataset
@@ -17,8 +18,13 @@ TEMPLATE = "{% for message in messages %}{{ message.content }} {% endfor %}"
 
 def write_qwen2(folder: Path) -> None:
     torch.manual_seed(1)
-    layer = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
-    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    layer: dict[str, Any] = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
+    ids: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     Qwen2ForCausalLM(Qwen2Config(vocab_size=len(WORDS), num_hidden_layers=1, **layer, **ids)).save_pretrained(folder)
     words = tokenizer()
     words.chat_template, words.model_max_length = TEMPLATE, 4096

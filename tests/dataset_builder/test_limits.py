@@ -41,6 +41,7 @@ def write_frames(
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), mode="w", options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=rate, options=options)
+        assert isinstance(stream, av.VideoStream)
         first = frames[0]
         stream.height, stream.width, stream.pix_fmt = first.shape[0], first.shape[1], "yuv420p"
         stream.codec_context.thread_count = 1
@@ -101,6 +102,7 @@ def encode_gif(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), mode="w") as container:
         stream = container.add_stream("gif", rate=8)
+        assert isinstance(stream, av.VideoStream)
         stream.height, stream.width, stream.pix_fmt = 64, 64, "rgb8"
         for pixels in story(0)[:4]:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="rgb8")))

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -26,7 +27,7 @@ def write_whisper(folder: Path) -> None:
     special += ["<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]
     tokenizer.add_tokens(special, special_tokens=True)
     tokenizer.add_tokens([f"<|{step * 0.02:.2f}|>" for step in range(1501)])
-    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in special}
+    ids: dict[str, Any] = {name: tokenizer.convert_tokens_to_ids(name) for name in special}
     torch.manual_seed(3)
     end = ids["<|endoftext|>"]
     config = WhisperConfig(
