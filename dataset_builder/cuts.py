@@ -13,18 +13,19 @@ CLOCK_HZ = 1000  # scenedetect counts frames; here a frame's number is its time 
 MIN_SCENE_MS = 400  # cuts closer together than this are flashes
 
 
-def check_scenedetect() -> None:
-    """Refuse a recipe that wants cuts where scenedetect is not installed.
+def load_scenedetect() -> Any:
+    """The package.
 
     Raises:
-        ValueError: saying what to install.
+        ValueError: where it is not installed, saying what to install.
     """
     try:
-        import scenedetect  # noqa: F401
+        import scenedetect
     except ImportError as error:
         raise ValueError(
             "segment.snap_to_cuts_s needs scenedetect: pip install 'cosmo-vlm[scenes]' (or set it to 0)"
         ) from error
+    return scenedetect
 
 
 def provenance() -> dict[str, Any]:
@@ -43,9 +44,9 @@ def find_cuts(video: Path | bytes) -> list[float]:
     Raises:
         DamagedInput: where the video cannot be decoded.
     """
-    from scenedetect import AdaptiveDetector, FrameTimecode
-
-    detector, convert, cuts = AdaptiveDetector(min_scene_len=MIN_SCENE_MS), RgbConverter(), []
+    scenedetect = load_scenedetect()
+    detector, convert = scenedetect.AdaptiveDetector(min_scene_len=MIN_SCENE_MS), RgbConverter()
+    cuts: list[float] = []
     last_ms = -1
     with open_video(video) as (container, stream):
         for timed in decode_forward(stream, container):
@@ -53,9 +54,9 @@ def find_cuts(video: Path | bytes) -> list[float]:
             height_px, width_px = shown_size(timed.frame)
             width_px = max(16, round(HEIGHT_PX * width_px / height_px))
             picture = convert(timed.frame, HEIGHT_PX, width_px)[:, :, ::-1]  # it reads BGR
-            clock = FrameTimecode(last_ms, Fraction(CLOCK_HZ))
+            clock = scenedetect.FrameTimecode(last_ms, Fraction(CLOCK_HZ))
             cuts += [found.frame_num / CLOCK_HZ for found in detector.process_frame(clock, picture.copy())]
         if last_ms >= 0:
-            end = FrameTimecode(last_ms, Fraction(CLOCK_HZ))
+            end = scenedetect.FrameTimecode(last_ms, Fraction(CLOCK_HZ))
             cuts += [found.frame_num / CLOCK_HZ for found in detector.post_process(end)]
     return sorted(cuts)

@@ -73,9 +73,9 @@ class SegmentStage:
         self.settings, self.limits = settings, limits
         self.embedder = None if settings.tower is None else load_tower(settings.tower)
         if settings.snap_to_cuts_s:
-            from dataset_builder.cuts import check_scenedetect
+            from dataset_builder.cuts import load_scenedetect
 
-            check_scenedetect()
+            load_scenedetect()
 
     def provenance(self) -> dict[str, Any]:
         """Tool, version, settings, weights."""

@@ -1,5 +1,7 @@
 """Borders that move to hard cuts, and clips that are joined again."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -64,3 +66,13 @@ def test_cuts_are_found_and_borders_stand_on_them(tower_dir, tmp_path):
         borders[snap_s] = [clip.start_s for clip in record.clips[1:]]
         assert ("cuts" in record.provenance["segment"]) == bool(snap_s)
     assert borders == {0.0: [1.5, 3.5], 0.5: [1.75, 3.75]}
+
+
+def test_without_scenedetect_the_recipe_is_refused_with_what_to_install(tower_dir, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scenedetect", None)
+    encode(tmp_path / "in" / "a.mp4", story(0))
+    recipe = load_recipe("laptop", {"segment.tower": str(tower_dir), "segment.snap_to_cuts_s": 0.5})
+    with pytest.raises(
+        ValueError, match=r"segment\.snap_to_cuts_s needs scenedetect: pip install 'cosmo-vlm\[scenes\]'"
+    ):
+        build_corpus(tmp_path / "in", tmp_path / "out", recipe, workers=1, progress=False)
