@@ -67,6 +67,15 @@ class CheckpointFormat(StrEnum):
     openflamingo = "openflamingo"
 
 
+class Adapter(StrEnum):
+    """Where `cosmo finetune` puts LoRA; see `training.finetune.Adapter`."""
+
+    none = "none"
+    language_model = "language_model"
+    cross_attention = "cross_attention"
+    both = "both"
+
+
 class PatchTokens(StrEnum):
     """Where the vision tower's patch tokens are taken; see `CosmoConfig.patch_tokens`."""
 
@@ -194,6 +203,36 @@ def train(
     from training.train import run
 
     run(config, overrides, output)
+
+
+@app.command()
+def finetune(
+    corpus: Annotated[str, typer.Option(help="A corpus folder, as `cosmo build` writes it.")],
+    output: Annotated[Path, typer.Option(help="Receives checkpoints, the adapter and the model.")],
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Fields of TrainingArguments, such as max_steps=500."),
+    ] = None,
+    model: Annotated[str, typer.Option(help="A saved CosMo, or a repository of the Hub.")] = "",
+    vision: Annotated[str, typer.Option(help="Without --model: folder or id of a vision tower, or toy.")] = "",
+    text: Annotated[str, typer.Option(help="Without --model: folder or id of a language model, or toy.")] = "",
+    adapter: Annotated[Adapter, typer.Option(help="Where LoRA goes.")] = Adapter.language_model,
+    rank: Annotated[int, typer.Option(help="Of LoRA's matrices.")] = 8,
+    adapter_only: Annotated[
+        bool, typer.Option("--adapter-only", help="Leave the parts between the towers as they are, too.")
+    ] = False,
+    num_frames: Annotated[int, typer.Option(min=1, help="Frames of each clip that the model sees.")] = 6,
+) -> None:
+    """Fine-tune on a corpus with transformers' Trainer and LoRA. The same command goes on where it stopped."""
+    from training.finetune import Adapter as Place
+    from training.finetune import FinetuneSettings, read_options
+    from training.finetune import finetune as run
+
+    settings = FinetuneSettings(
+        corpus=corpus, output=output, model=model, vision=vision, text=text, adapter=Place(adapter.value), rank=rank,
+        adapter_only=adapter_only, num_frames=num_frames, options=read_options(options or ()),
+    )  # fmt: skip
+    typer.echo(f"model saved in {run(settings)}")
 
 
 @app.command()

@@ -387,8 +387,8 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
         )
 
     def _contrastive_loss(self, vision_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
-        """Over the samples of all processes, unless the config says otherwise."""
-        if self.config.contrastive_gather:
+        """Over the samples of all processes, unless the config says otherwise, or tensor parallelism shares them."""
+        if self.config.contrastive_gather and (self._tp_size or 1) == 1:
             vision_embeds, text_embeds = gather_rows(vision_embeds), gather_rows(text_embeds)
         return contrastive_loss(vision_embeds, text_embeds, self.model.logit_scale.exp())
 

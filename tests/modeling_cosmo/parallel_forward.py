@@ -27,9 +27,7 @@ def whole(tensor):
 
 def spread_model(folder, style):
     options = {} if style == "alone" else {"distributed_config": DistributedConfig(**CONFIGS[style])}
-    model = CosmoForConditionalGeneration.from_pretrained(folder, freeze_towers=True, **options)
-    model.config.contrastive_gather = style == "weights"  # rows of a batch lie on several devices only there
-    return model
+    return CosmoForConditionalGeneration.from_pretrained(folder, freeze_towers=True, **options)
 
 
 def step(folder, style):

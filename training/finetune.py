@@ -1,0 +1,234 @@
+"""Fine-tunes a CosMo on the clips of a corpus with transformers' `Trainer`, with LoRA or without.
+
+Where `cosmo train` is a loop of our own for pretraining, with mixed sources and cached features, this is the program
+that users of transformers know: settings are `TrainingArguments`, adapters are PEFT's, checkpoints are `Trainer`'s.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from peft import LoraConfig, get_peft_model
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from dataset_builder.corpus import splits_among
+from modeling_cosmo import CosmoDataCollator
+from training.clips import ClipTable, corpus_digest, load_clips
+from training.config import config_from_dict, model_option_names
+from training.run_folder import environment, replace_folder, replace_text
+from training.setup import build_model
+
+
+class Adapter(StrEnum):
+    """Where LoRA goes."""
+
+    none = "none"
+    language_model = "language_model"
+    cross_attention = "cross_attention"
+    both = "both"
+
+
+TARGETS = {
+    Adapter.language_model: r".*language_model.*decoder_layer.*(q_proj|v_proj|query_key_value|c_attn|Wqkv)",
+    Adapter.cross_attention: r".*cross_attention\.attention\.(q_proj|v_proj)",
+}
+TARGETS[Adapter.both] = f"({TARGETS[Adapter.language_model]})|({TARGETS[Adapter.cross_attention]})"
+"""Patterns of module names; the vision tower's projections, which have the same last names, are not among them."""
+NEW_PARTS = ("resampler", "cross_attention", "text_pool", "text_projection", "vision_projection", "new_tokens")
+"""What CosMo adds to the towers, by the names that PEFT's `modules_to_save` takes."""
+DEFAULTS: Mapping[str, Any] = {
+    "max_steps": 200,
+    "per_device_train_batch_size": 16,
+    "learning_rate": 2e-4,
+    "warmup_steps": 10,
+    "lr_scheduler_type": "cosine",
+    "logging_steps": 10,
+    "save_steps": 100,
+    "save_total_limit": 2,
+}
+"""Values of `TrainingArguments` where neither the caller nor transformers names better ones."""
+
+
+class Clips(Dataset[dict[str, Any]]):
+    """Kept clips of a corpus split as `CosmoDataCollator` takes them, decoded when they are asked for."""
+
+    def __init__(self, table: ClipTable, processor: Any, num_frames: int) -> None:
+        self.table, self.processor, self.num_frames = table, processor, num_frames
+
+    def __len__(self) -> int:
+        return self.table.num_clips
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        frames = torch.from_numpy(self.table.decode([index], self.num_frames)[0])
+        return {"text": self.processor.interleave([self.table.captions[index]]), "videos": [frames]}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuneSettings:
+    """What is fine-tuned, on what, and how."""
+
+    corpus: str
+    """Folder written by `cosmo build`."""
+    output: Path
+    """Receives checkpoints, `adapter/` if there is one, and `model/`."""
+    model: str = ""
+    """Folder or id of a CosMo; empty starts from two towers."""
+    vision: str = ""
+    """Folder or id of the vision tower, or `toy` for the shipped one."""
+    text: str = ""
+    """Folder or id of the language model, or `toy` for the shipped one."""
+    adapter: Adapter = Adapter.language_model
+    """Where LoRA goes."""
+    rank: int = 8
+    """Of LoRA's matrices; what they add is scaled by 2, as in the released options (alpha 16 at rank 8)."""
+    adapter_only: bool = False
+    """Whether the parts between the towers stay as they are, too."""
+    num_frames: int = 6
+    """Frames of a clip that the model sees."""
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Values of `TrainingArguments`, and for a model of two towers of `CosmoConfig`."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"rank={self.rank}: expected 1 or more")
+        if self.adapter_only and self.adapter is Adapter.none:
+            raise ValueError("adapter_only without an adapter leaves nothing to train: choose where LoRA goes")
+        if self.adapter_only and not self.model:
+            raise ValueError("adapter_only needs model: the parts between two towers begin untrained")
+        if self.adapter in (Adapter.cross_attention, Adapter.both) and not self.model:
+            raise ValueError(
+                f"adapter={self.adapter} needs model: the blocks on two towers begin untrained and closed"
+            )
+
+
+def read_options(words: Sequence[str]) -> dict[str, Any]:
+    """`key=value` words as values.
+
+    Raises:
+        ValueError: for a word without `=`, or a key that neither `TrainingArguments` nor `CosmoConfig` has.
+    """
+    known = {field.name for field in dataclasses.fields(TrainingArguments) if field.init} | model_option_names()
+    values: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise ValueError(f"expected key=value, found '{word}'")
+        if key not in known:
+            raise ValueError(f"unknown key {key}: it is a field neither of TrainingArguments nor of CosmoConfig")
+        values[key] = yaml.safe_load(value)
+    return values
+
+
+def finetune(settings: FinetuneSettings) -> Path:
+    """Train, or go on from the last checkpoint in the output folder, and save.
+
+    Args:
+        settings: what to do.
+
+    Returns:
+        The folder with the model, adapters merged into it.
+
+    Raises:
+        ValueError: for a corpus, model or option that does not fit.
+        OSError: if a folder or id holds no model.
+    """
+    if not (Path(settings.corpus) / "data").is_dir():
+        raise ValueError(f"corpus={settings.corpus}: no corpus there; `cosmo build VIDEOS --output DIR` writes one")
+    settings.output.mkdir(parents=True, exist_ok=True)
+    arguments = training_arguments(settings)
+    model, processor = load(settings)
+    train, validation = (load_split(settings, processor, split) for split in ("train", "validation"))
+    if settings.adapter is not Adapter.none:
+        model = add_lora(model, settings)
+    trainer = Trainer(
+        model,
+        arguments,
+        data_collator=CosmoDataCollator(processor),
+        train_dataset=train,
+        eval_dataset=validation,
+    )
+    if trainer.is_world_process_zero():
+        print(model.trainable_parts())  # noqa: T201 (what trains, before a long run)
+        write_environment(settings, arguments)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(settings.output)))
+    if validation is not None:
+        trainer.save_metrics("eval", trainer.evaluate())
+    return save(trainer, processor, settings)
+
+
+def training_arguments(settings: FinetuneSettings) -> TrainingArguments:
+    """The caller's options over our defaults over transformers'."""
+    values = {key: value for key, value in settings.options.items() if key not in model_option_names()}
+    epochs = {"max_steps": -1} if "num_train_epochs" in values else {}
+    fixed = {"remove_unused_columns": False, "output_dir": str(settings.output)}
+    here = {"use_cpu": not torch.cuda.is_available(), "dataloader_pin_memory": torch.cuda.is_available()}
+    try:
+        return TrainingArguments(**{"report_to": "none", **DEFAULTS, **epochs, **here, **values, **fixed})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"TrainingArguments refused the options: {' '.join(str(error).split())}") from None
+
+
+def load(settings: FinetuneSettings) -> tuple[Any, Any]:
+    """Model with frozen towers, and processor."""
+    options = {key: value for key, value in settings.options.items() if key in model_option_names()}
+    if not settings.model:
+        options = {"train_new_tokens": True, "max_frames": settings.num_frames} | options
+    given = {"model": settings.model, "vision": settings.vision, "text": settings.text}
+    config = config_from_dict({"corpus": settings.corpus, "num_frames": settings.num_frames, **given, **options})
+    model, processor = build_model(config)
+    if 0 < (most := model.config.max_frames) < settings.num_frames:
+        raise ValueError(f"num_frames={settings.num_frames} is more than the model's max_frames={most}")
+    return model, processor
+
+
+def load_split(settings: FinetuneSettings, processor: Any, split: str) -> Clips | None:
+    """Clips of a split; `None` if the corpus has no such split and training can do without."""
+    splits = splits_among(path.name for path in Path(settings.corpus, "data").iterdir())
+    if split != "train" and split not in splits:
+        return None
+    return Clips(load_clips(settings.corpus, split), processor, settings.num_frames)
+
+
+def add_lora(model: Any, settings: FinetuneSettings) -> Any:
+    """PEFT's wrapper around the model; the parts between the towers train beside the adapter unless told otherwise."""
+    present = [part for part in NEW_PARTS if any(part in name.split(".") for name, _ in model.named_modules())]
+    beside = [part for part in present if part != "cross_attention" or settings.adapter is Adapter.language_model]
+    return get_peft_model(
+        model,
+        LoraConfig(
+            r=settings.rank,
+            lora_alpha=2 * settings.rank,
+            target_modules=TARGETS[settings.adapter],
+            modules_to_save=None if settings.adapter_only else beside,
+        ),
+    )
+
+
+def write_environment(settings: FinetuneSettings, arguments: TrainingArguments) -> None:
+    """What the result depends on, as `environment.json`."""
+    digest = corpus_digest(settings.corpus, "train")
+    found = environment(arguments.seed, digest) | {
+        "settings": {**dataclasses.asdict(settings), "output": str(settings.output)}
+    }
+    replace_text(settings.output / "environment.json", json.dumps(found, indent=2) + "\n")
+
+
+def save(trainer: Trainer, processor: Any, settings: FinetuneSettings) -> Path:
+    """Write `adapter/`, if there is one, and `model/`."""
+    folder, model = settings.output / "model", trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.is_world_process_zero():
+        if settings.adapter is not Adapter.none:
+            model.save_pretrained(settings.output / "adapter")
+            model = model.merge_and_unload()
+        with replace_folder(folder) as partial:
+            model.save_pretrained(partial)
+            processor.save_pretrained(partial)
+    trainer.accelerator.wait_for_everyone()
+    return folder
