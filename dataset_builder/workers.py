@@ -1,4 +1,8 @@
-"""Run the pipeline over videos in worker processes; each loads its models once and writes one file per video."""
+"""Run the pipeline over videos in worker processes; each loads its models once and writes one file per video.
+
+torch and transformers, which take seconds to import, are imported where a model is about to be loaded: the process
+that only hands out jobs needs neither, and its workers start at once.
+"""
 
 import multiprocessing
 import os
@@ -11,9 +15,6 @@ from contextlib import contextmanager
 from itertools import islice
 from multiprocessing.connection import wait
 from pathlib import Path
-
-import torch
-from transformers.utils import logging
 
 from dataset_builder.inputs import SourceVideo
 from dataset_builder.pipeline import VideoPipeline
@@ -72,6 +73,8 @@ def _run_here(jobs: Sequence[Job], recipe: Recipe) -> Iterator[None]:
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """One torch thread, as in a worker, so that the number of workers does not change a single bit."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -83,6 +86,8 @@ def _one_thread() -> Iterator[None]:
 @contextmanager
 def quiet_loading() -> Iterator[None]:
     """Hide transformers' bars for loading weights: they would tear the build's own apart."""
+    from transformers.utils import logging
+
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -98,6 +103,8 @@ _loaded: list[VideoPipeline | Exception] = []  # one per worker process: its mod
 def _start_worker(recipe: Recipe) -> None:
     """Load the models; what goes wrong is told by the first job, as one line and not as a broken pool."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    import torch
+
     torch.set_num_threads(1)
     try:
         with quiet_loading():

@@ -3,6 +3,7 @@
 from tqdm import tqdm
 
 from dataset_builder.engines.work import Work, num_processors
+from dataset_builder.workers import run_jobs
 
 
 def run_local(work: Work) -> str:
@@ -15,8 +16,6 @@ def run_local(work: Work) -> str:
     jobs = [(work.sources[index], work.outcomes.path(work.keys[index])) for index in work.missing()]
     if not jobs:
         return ""
-    from dataset_builder.workers import run_jobs  # torch and transformers take seconds; a finished build needs neither
-
     steps = run_jobs(jobs, work.recipe, work.workers or num_processors())
     total, done = len(work.sources), len(work.sources) - len(jobs)
     for _ in tqdm(steps, total=total, initial=done, desc="videos", unit="video", disable=not work.progress):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dataset_builder.engines.plan import Run
 from dataset_builder.outcomes import Outcomes
+from dataset_builder.workers import run_jobs
 
 
 def run_rank(run: Run, rank: int) -> None:
@@ -23,9 +24,7 @@ def run_rank(run: Run, rank: int) -> None:
     """
     videos, outcomes = run.videos(rank), Outcomes(run.state)
     jobs = [(source, outcomes.path(key)) for key, source in videos if outcomes.load(key, source) is None]
-    if jobs:
-        from dataset_builder.workers import run_jobs  # torch and transformers take seconds
-
+    if jobs:  # else no model has to be loaded
         for _ in run_jobs(jobs, run.recipe, workers=1):
             pass
     outcomes.pack(f"{run.folder.name}-{rank:05d}", videos)
