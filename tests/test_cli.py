@@ -129,7 +129,7 @@ def test_damaged_videos_are_exit_code_3_unless_allowed(tmp_path):
     tower = save_tiny_tower(tmp_path / "tower")
     recipe = yaml.safe_load((ROOT / "dataset_builder" / "recipes" / "toy.yaml").read_text())
     recipe["segment"]["tower"] = str(tower)
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     build = ["build", "videos", "--output", "corpus", "--recipe", "recipe.yaml", "--workers", 1]
     strict = cosmo(*build, cwd=tmp_path)
     assert strict.returncode == 3, strict.stderr

@@ -67,8 +67,10 @@ def run_on_ray_data(work: Work, cluster: ClusterSettings, videos_per_rank: int =
     if not missing:
         return ""
     connect_to_ray(cluster)
-    import ray.data
-
+    try:
+        import ray.data
+    except ImportError as error:
+        raise ValueError("engine ray-data needs Ray: pip install 'cosmo-vlm[ray]'") from error
     run = make_plan(work, videos_per_rank)
     groups = group_stages(list(video_stages(work.recipe)), work.recipe)
     ray.data.DataContext.get_current().enable_progress_bars = False
