@@ -11,13 +11,16 @@ MODEL ?= runs/quickstart/model
 CLIPS ?= $(wildcard runs/quickstart/videos/test)
 PYTEST_ARGS ?=
 
-.PHONY: quickstart test lint library ray bench demo frame-order towers clean install
+.PHONY: quickstart test proofs lint library ray bench demo frame-order towers clean install
 
 quickstart: install  ## narrated toy videos -> corpus -> training -> scores -> a model folder (QUICK=1: a smoke run)
 	$(BIN)/cosmo quickstart $(if $(filter-out 0,$(QUICK)),--quick)
 
 test: lint  ## what CI runs: format, lint, types, tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not proof" $(PYTEST_ARGS)
+
+proofs: install  ## the tests that take minutes, which `make test` leaves out
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m proof $(PYTEST_ARGS)
 
 lint: install
 	$(BIN)/ruff format --check .
@@ -36,7 +39,9 @@ ray: install  ## the engines on a Ray cluster of two nodes here; Ray goes into a
 	OMP_NUM_THREADS=1 $(RAY)/bin/python -m pytest tests/dataset_builder/test_engine_ray.py $(PYTEST_ARGS)
 
 bench: install  ## speeds of the parts on this machine
-	set -e; for file in benchmarks/bench_*.py; do $(BIN)/python $$file; done
+	set -e; for name in bench_pipeline bench_search model loading data data_scaling; do \
+	  $(BIN)/python -m benchmarks.$$name; \
+	done
 
 demo: install  ## the Gradio page on the quickstart's model (MODEL=DIR, CLIPS=DIR)
 	$(BIN)/cosmo demo --model $(MODEL) $(if $(CLIPS),--clips $(CLIPS))

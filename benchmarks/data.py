@@ -3,12 +3,13 @@
 Speeds are ratios within one run, medians over interleaved rounds; times of decoding are processor time of all threads.
 Real files come from the folder COSMO_SAMPLES; rows that need them, or torchcodec, are left out where these are not.
 
-    python -m benchmarks.data [--rounds N] [--only decode,kts] [--write]
+    python -m benchmarks.data [--rounds N] [--only decode,kts,quality,scaling] [--write]
 """
 
 import argparse
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,14 +17,25 @@ from pathlib import Path
 import av
 import numpy as np
 
+from benchmarks import data_scaling
 from benchmarks.table import Row, table, write_section
+from dataset_builder.build import build_corpus
 from dataset_builder.decode import decode_clip, middle_times
 from dataset_builder.kts import kts
+from dataset_builder.recipe import load_recipe
 from dataset_builder.schema import Clip, InterleavedVideo
+from dataset_builder.toy.found_faults import count_found, speech_accuracy
+from dataset_builder.toy.videos import write_toy_videos
+from training.evaluation.borders import border_scores
 
 
 FRAMES_PER_CLIP = 3
 REAL_SIZE = (640, 480)
+QUALITY_VIDEOS, QUALITY_SEED = 300, 97
+RELEASED_WAY = {
+    "speech.align": "overlap", "speech.off_topic_below": None, "score": None, "filter": None, "deduplicate": None,
+}  # fmt: skip
+"""Speech by time overlap alone, and nothing that would find a fault."""
 
 
 def read_by_seeking(path: Path, times_s: list[float]) -> np.ndarray:
@@ -134,7 +146,42 @@ def segmentation(rounds: int) -> list[Row]:
     return [Row(name="KTS, 600 frames, up to 60 segments", value=value, goal="<= 0.50", unit="s", detail=detail)]
 
 
-SECTIONS: dict[str, Callable[[int], list[Row]]] = {"decode": decode, "kts": segmentation}
+def quality(rounds: int) -> list[Row]:
+    """Borders, faults and speech of toy videos whose seed no threshold was chosen on; nothing here is a time."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_toy_videos(folder / "plain", QUALITY_VIDEOS, QUALITY_SEED, progress=False)
+        build_corpus(folder / "plain", folder / "corpus", "toy", progress=False)
+        borders = border_scores(folder / "corpus", folder / "plain", "train")
+        write_toy_videos(folder / "faulty", QUALITY_VIDEOS, QUALITY_SEED, faults=0.8, progress=False)
+        build_corpus(folder / "faulty", folder / "new", "toy_faults", progress=False)
+        build_corpus(folder / "faulty", folder / "released", load_recipe("toy_faults", RELEASED_WAY), progress=False)
+        new, old = (count_found(folder / "faulty", folder / corpus) for corpus in ("new", "released"))
+        speech = [speech_accuracy(folder / "faulty", folder / corpus) for corpus in ("new", "released")]
+    border = f"F1 at 0.5 s over {borders['num']:.0f} borders of clean videos"
+    rows = [
+        Row(name="borders, cuts and moves", value=borders["f1_visible"], goal=">= 0.90", unit="", detail=border),
+        Row(name="borders, invisible ones too", value=borders["f1_all"], goal=">= 0.75", unit="", detail=border),
+        Row(
+            name="on-topic speech in the right clip", value=speech[0], goal=">= 0.95", unit="",
+            detail=f"by time overlap alone, as released: {speech[1]:.3f}",
+        ),
+    ]  # fmt: skip
+    for kind, found in new.items():
+        beside = f"{found.planted} planted; released way: recall {old[kind].recall:.2f}"
+        rows += [
+            Row(name=f"{kind}, {share}", value=getattr(found, share), goal=">= 0.90", unit="", detail=beside)
+            for share in ("recall", "precision")
+        ]
+    return rows
+
+
+SECTIONS: dict[str, tuple[str, Callable[[int], list[Row]]]] = {
+    "decode": ("Data: reading frames", decode),
+    "kts": ("Data: segmentation", segmentation),
+    "quality": ("Data: what a build finds", quality),
+    "scaling": ("Data: more workers, more videos", lambda rounds: data_scaling.rows()),
+}
 
 
 def main() -> None:
@@ -144,12 +191,15 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections, separated by commas")
     parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
     options = parser.parse_args()
-    rows = []
     for name in options.only.split(","):
-        rows += (of_section := SECTIONS[name](options.rounds))
-        print(table(of_section), flush=True)
-    if options.write:
-        write_section("Data", "python -m benchmarks.data --write", __doc__.split("\n\n")[1], rows)
+        title, measure = SECTIONS[name]
+        print(table(rows := measure(options.rounds)), flush=True)
+        if options.write and rows:
+            write_section(title, f"python -m benchmarks.data --only {name} --write", _first_line(measure), rows)
+
+
+def _first_line(measure: Callable[[int], list[Row]]) -> str:
+    return (measure.__doc__ or "Processes of one build, and its memory.").split("\n")[0]
 
 
 if __name__ == "__main__":

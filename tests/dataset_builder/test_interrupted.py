@@ -1,6 +1,7 @@
 """kill -9 in the middle, run again: the corpus of a build that was never disturbed."""
 
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dataset_builder import build_corpus, load_recipe
+from dataset_builder import build_corpus, load_recipe, read_corpus
 from dataset_builder.inputs import find_videos
 from dataset_builder.work_state import load_outcome
 from tests.dataset_builder.make_videos import encode, story
@@ -70,6 +71,52 @@ def test_killed_and_resumed_equals_undisturbed(tower_dir, tmp_path):
     build_corpus(tmp_path / "in", tmp_path / "out", recipe, workers=2, progress=False)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in done.items()), "what was done is not done again"
     build_corpus(tmp_path / "in", tmp_path / "undisturbed", recipe, workers=1, progress=False)
+    for path in (tmp_path / "undisturbed").rglob("*"):
+        name = path.relative_to(tmp_path / "undisturbed")
+        if path.is_file() and ".build" not in name.parts:
+            assert path.read_bytes() == (tmp_path / "out" / name).read_bytes(), name
+
+
+@pytest.mark.proof  # starts a build twenty times
+@pytest.mark.timeout(1800)
+def test_killed_at_twenty_random_moments_equals_undisturbed(tower_dir, tmp_path):
+    """Wherever it stood: in a video, in a shard, between two renames. Each build goes on with what is there."""
+    (tmp_path / "in").mkdir()
+    for index in range(60):
+        encode(tmp_path / "in" / f"v{index:02d}.mp4", story(index))
+    recipe = load_recipe("laptop", {"segment.tower": str(tower_dir)})
+    script = tmp_path / "build.py"
+    script.write_text(BUILD)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(script), str(tmp_path / "in"), str(tmp_path / "out"), str(tower_dir)]
+
+    def is_killed(after_s: float | None) -> bool:
+        with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+            try:
+                assert process.wait(after_s) == 0
+                return False
+            except subprocess.TimeoutExpired:
+                workers = children_of(process.pid)
+                process.send_signal(signal.SIGKILL)
+        wait_for(lambda: not any(is_running(worker) for worker in workers), 20)
+        return True
+
+    started = time.monotonic()
+    is_killed(None)
+    whole_s = time.monotonic() - started
+    shutil.rmtree(tmp_path / "out")
+    draw, num_killed, num_whole = random.Random(0), 0, 0
+    while num_killed < 20:
+        if is_killed(draw.uniform(0.3, 1.0) * whole_s):
+            num_killed += 1
+        else:  # what was left took less than that: from the beginning again
+            num_whole += 1
+            shutil.rmtree(tmp_path / "out")
+    assert num_whole < 20
+    is_killed(None)
+    build_corpus(tmp_path / "in", tmp_path / "undisturbed", recipe, workers=1, progress=False)
+    ids = [record.video_id for record in read_corpus(tmp_path / "out", "train", include_dropped=True)]
+    assert ids == [f"v{index:02d}" for index in range(60)]
     for path in (tmp_path / "undisturbed").rglob("*"):
         name = path.relative_to(tmp_path / "undisturbed")
         if path.is_file() and ".build" not in name.parts:

@@ -36,7 +36,7 @@ def test_faults_are_found_and_speech_finds_its_clip(tmp_path):
 
 
 @needs_towers
-@pytest.mark.slow  # renders and builds 301 videos twice
+@pytest.mark.proof  # renders and builds 301 videos twice
 def test_faults_are_found_and_speech_finds_its_clip_in_many_videos(tmp_path):
     check(tmp_path, num_videos=301, least_planted=20)
 
