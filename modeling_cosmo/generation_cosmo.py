@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from transformers import GenerationMixin
+from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList, SuppressTokensLogitsProcessor
 
 from .cache_cosmo import CosmoCache
 from .configuration_cosmo import CosmoConfig
@@ -30,6 +30,20 @@ def default_generation_tokens(config: CosmoConfig) -> dict[str, Any]:
     return defaults
 
 
+class SuppressTokens(LogitsProcessor):
+    """As the processor of transformers, which compares the whole vocabulary with the tokens at every step.
+
+    With 50,000 tokens that is 2 % of a step on a CPU.
+    """
+
+    def __init__(self, token_ids: torch.Tensor) -> None:
+        self.token_ids = token_ids
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Scores `(R, vocabulary)` with those of the tokens at minus infinity."""
+        return scores.index_fill(-1, self.token_ids.to(scores.device), -torch.inf)
+
+
 _Base: Any = GenerationMixin  # its methods are typed for another `self`, which no subclass can satisfy
 
 
@@ -49,6 +63,14 @@ class CosmoGenerationMixin(_Base):
             expand_size, is_encoder_decoder, input_ids, **model_kwargs
         )
         return input_ids, model_kwargs | media
+
+    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
+        """As usual, with the quicker way to keep placeholders from being generated."""
+        processors = super()._get_logits_processor(*args, **kwargs)
+        for index, processor in enumerate(processors):
+            if type(processor) is SuppressTokensLogitsProcessor:
+                processors[index] = SuppressTokens(processor.suppress_tokens)
+        return processors
 
     def _prepare_model_inputs(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Refuse ids that have no embedding: the first thing in `generate`, so that no layer meets them."""
