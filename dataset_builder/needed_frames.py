@@ -15,6 +15,7 @@ from av.video.frame import VideoFrame
 
 
 TOLERANCE_S = 1e-6  # a frame that begins this little after a moment is shown in it
+LONGEST_RUN = 16  # packets that are decoded together; of a longer run (no B-frames at all) nothing is left out
 
 
 def decode_needed(stream: VideoStream, container: InputContainer, times_s: Sequence[float]) -> Iterator[VideoFrame]:
@@ -27,6 +28,8 @@ def decode_needed(stream: VideoStream, container: InputContainer, times_s: Seque
     """
     time_base, origin = stream.time_base or Fraction(1, 1000), stream.start_time or 0
     moments = [origin + (time_s + TOLERANCE_S) / float(time_base) for time_s in times_s]
+    if not stream.codec_context.is_open:
+        stream.codec_context.open()  # now: dav1d reads only here what to skip, and would skip it in the whole file
     for packet, is_needed in _tell_needed(container.demux(stream), moments):
         stream.codec_context.skip_frame = "DEFAULT" if is_needed else "NONREF"
         yield from packet.decode()
@@ -37,32 +40,40 @@ def _tell_needed(packets: Iterable[Packet], moments: Sequence[float]) -> Iterato
 
     A frame is shown until the next one begins. Which one that is, is certain once packets are decoded later than it is
     shown; until then packets wait, a few at most. A file whose times break these rules is decoded whole from there on.
+
+    Packets that follow one another in decoding and in showing are needed together or not at all: they may be the two
+    fields of one frame of H.264, and a field alone would be paired with that of another frame.
     """
     waiting: deque[tuple[Packet, int]] = deque()
+    run: list[Packet] = []
+    run_is_needed = False
     begins: list[int] = []  # of all frames so far, ascending
     latest: int | None = None  # time of decoding
     packets = iter(packets)
     for packet in packets:
-        if packet.size and not _is_regular(packet, latest):
+        if not packet.size or not _is_regular(packet, latest):  # the end, or broken times
+            yield from ((held, True) for held in run)
             yield from ((held, True) for held, _ in waiting)
             yield packet, True
             yield from ((rest, True) for rest in packets)
-            return
-        if not packet.size:  # the end: what follows is known, or there is nothing
-            yield from ((held, _shows(begin, _following(begin, begins), moments)) for held, begin in waiting)
-            yield packet, True
             return
         assert packet.pts is not None
         latest = packet.dts
         insort(begins, packet.pts)
         waiting.append((packet, packet.pts))
-        while waiting:
+        while True:  # the packet read last stays: what follows it is never certain
             held, begin = waiting[0]
             following = _following(begin, begins)
             if following is None or latest is None or following > latest:
                 break
             waiting.popleft()
-            yield held, _shows(begin, following, moments)
+            run.append(held)
+            run_is_needed |= _shows(begin, following, moments)
+            goes_on = begin <= waiting[0][1] <= following
+            if goes_on and len(run) < LONGEST_RUN:
+                continue
+            yield from ((one, run_is_needed or goes_on) for one in run)
+            run, run_is_needed = [], goes_on
 
 
 def _is_regular(packet: Packet, latest: int | None) -> bool:
@@ -76,13 +87,12 @@ def _is_regular(packet: Packet, latest: int | None) -> bool:
 
 
 def _following(begin: int, begins: Sequence[int]) -> int | None:
+    """When the next frame begins; None where none has come yet."""
     index = bisect_right(begins, begin)
     return begins[index] if index < len(begins) else None
 
 
-def _shows(begin: int, following: int | None, moments: Sequence[float]) -> bool:
-    """Whether a frame is on screen at one of the moments; the last frame stays for ever."""
-    if following is None:
-        return True
+def _shows(begin: int, following: int, moments: Sequence[float]) -> bool:
+    """Whether a frame is on screen at one of the moments."""
     index = bisect_left(moments, begin)
     return index < len(moments) and moments[index] < following

@@ -1,6 +1,7 @@
 """Frames that nothing needs are not decoded, and nobody can tell."""
 
 from fractions import Fraction
+from itertools import pairwise
 from types import SimpleNamespace
 
 import av
@@ -8,17 +9,23 @@ import numpy as np
 import pytest
 
 from dataset_builder.decode import frames_at
-from dataset_builder.needed_frames import _tell_needed, decode_needed
+from dataset_builder.needed_frames import LONGEST_RUN, _tell_needed, decode_needed
 from dataset_builder.probe import RgbConverter, open_video
+from tests.dataset_builder.field_pictures import write_fields
 
 
 NUM_FRAMES, SIDE = 61, 64
 CODECS = {
-    "h264-b-frames": ("libx264", {"bf": "3", "b_strategy": "0", "g": "23"}),
-    "h264-no-b-frames": ("libx264", {"bf": "0", "g": "23"}),
-    "hevc": ("libx265", {"x265-params": "bframes=3:keyint=23:log-level=none"}),
-    "mpeg4": ("mpeg4", {"bf": "2", "g": "17"}),
-    "vp9": ("libvpx-vp9", {"g": "23"}),
+    "h264-b-frames.mkv": ("libx264", {"bf": "3", "b_strategy": "0", "g": "23"}),
+    "h264-no-b-frames.mkv": ("libx264", {"bf": "0", "g": "23"}),
+    "h264-open-gop.ts": ("libx264", {"x264-params": "open-gop=1:keyint=11:bframes=3:b-adapt=0:scenecut=0"}),
+    "h264-interlaced.mp4": ("libx264", {"x264-params": "interlaced=1:keyint=11:bframes=3:b-adapt=0"}),
+    "hevc.mkv": ("libx265", {"x265-params": "bframes=3:keyint=23:log-level=none"}),
+    "hevc-open-gop.mp4": ("libx265", {"x265-params": "open-gop=1:bframes=4:b-adapt=0:keyint=11:log-level=none"}),
+    "mpeg2.ts": ("mpeg2video", {"bf": "2", "g": "17"}),
+    "mpeg4.mkv": ("mpeg4", {"bf": "2", "g": "17"}),
+    "vp9-hidden-frames.mkv": ("libvpx-vp9", {"g": "23", "auto-alt-ref": "6", "lag-in-frames": "25", "b": "100k"}),
+    "av1.mkv": ("libsvtav1", {"preset": "12", "g": "23"}),
 }
 
 
@@ -26,7 +33,9 @@ CODECS = {
 def video(request, tmp_path_factory):
     """Moving noise, shown at irregular times."""
     codec, options = CODECS[request.param]
-    path = tmp_path_factory.mktemp("needed") / f"{request.param}.mkv"
+    if codec not in av.codecs_available:
+        pytest.skip(f"this build of FFmpeg has no encoder {codec} to write the test's video with")
+    path = tmp_path_factory.mktemp("needed") / request.param
     draw = np.random.default_rng(0)
     wall = draw.integers(0, 256, (SIDE, SIDE + 3 * NUM_FRAMES, 3), dtype=np.uint8)
     ticks = np.cumsum(draw.integers(1, 4, NUM_FRAMES))
@@ -85,9 +94,50 @@ def test_needed_is_what_is_on_screen(seed):
     times_of_decoding = [begins[index] - 20 for index in range(37)]
     packets = [packet(begins[index], dts) for index, dts in zip(order, times_of_decoding, strict=True)]
     moments = sorted(draw.uniform(begins[0], begins[-1] + 3, 7).tolist())
-    told = {of.pts: needed for of, needed in _tell_needed([*packets, packet(None, None, 0)], moments) if of.size}
+    told = [(of.pts, needed) for of, needed in _tell_needed([*packets, packet(None, None, 0)], moments) if of.size]
+    assert [begin for begin, _ in told] == [of.pts for of in packets]
     on_screen = {max(begin for begin in begins if begin <= moment) for moment in moments}
-    assert told == {begin: begin in on_screen or begin == begins[-1] for begin in begins}
+    assert on_screen <= {begin for begin, needed in told if needed}
+    following = dict(pairwise(begins))
+    runs = [[told[0]]]
+    for before, after in pairwise(told):
+        if following.get(before[0]) == after[0]:
+            runs[-1].append(after)
+        else:
+            runs.append([after])
+    for run in runs:
+        if any(following.get(begin, np.inf) > times_of_decoding[-1] for begin, _ in run):
+            break  # nothing is certain any more: the last packets are all decoded
+        assert {needed for _, needed in run} == {bool(on_screen & {begin for begin, _ in run})}
+
+
+def test_without_b_frames_nothing_waits_and_nothing_is_left_out():
+    """Every packet is followed by the next one shown: a run as long as the film."""
+    packets = [packet(time, time) for time in range(100)]
+    read = []
+    told = _tell_needed((read.append(one) or one for one in packets), [50.5])
+    for count, (_, needed) in enumerate(told):
+        assert needed
+        assert len(read) - count <= LONGEST_RUN + 2
+    assert len(read) == 100
+
+
+@pytest.mark.parametrize("suffix", [".ts", ".mp4"])
+def test_the_two_fields_of_a_frame_are_decoded_together(tmp_path, suffix):
+    """A packet per field: one alone would be paired with a field of another frame."""
+    path = tmp_path / f"fields{suffix}"
+    levels = write_fields(path)
+    begins, pixels = every_frame(path)
+    assert [frame.mean() for frame in pixels] == pytest.approx(
+        [(level - 16) * 255 / 219 for level in levels],
+        abs=1,  # television's range of grey levels, rounded field by field
+    )
+    for seed in range(20):
+        times = np.random.default_rng(seed).uniform(0.0, begins[-1], 2)
+        shown = np.searchsorted(begins, times + 1e-6, side="right") - 1
+        np.testing.assert_array_equal(frames_at(path, times.tolist()), np.stack([pixels[index] for index in shown]))
+    with open_video(path) as (container, stream):
+        assert len([*decode_needed(stream, container, [0.1])]) < len(begins)
 
 
 @pytest.mark.parametrize("broken", [packet(None, 5), packet(7, None), packet(3, 9), packet(9, 1)])
