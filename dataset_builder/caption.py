@@ -150,8 +150,11 @@ def _read_steps(source: SourceVideo) -> list[dict[str, Any]]:
         raise DamagedInput(f"no ground truth beside it ({source.path.stem}.json), which captioner: truth needs")
     try:
         steps = json.loads(source.truth.read_text(encoding="utf-8"))["steps"]
-        checked = [{key: step[key] for key in ("start_s", "end_s", "caption")} for step in steps]
-    except (ValueError, KeyError, TypeError) as error:
+        checked = [
+            {"start_s": float(step["start_s"]), "end_s": float(step["end_s"]), "caption": str(step["caption"])}
+            for step in steps
+        ]
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise DamagedInput(f"ground truth {source.truth.name} is not the toy world's ({error!r})") from error
     if not checked:
         raise DamagedInput(f"ground truth {source.truth.name} has no steps")

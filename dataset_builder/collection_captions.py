@@ -55,7 +55,10 @@ def read_items(path: Path) -> Iterator[tuple[str, Any]]:
 
         def more() -> None:
             nonlocal text, ended
-            chunk = file.read(CHUNK_CHARS)
+            try:
+                chunk = file.read(CHUNK_CHARS)
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path} is not UTF-8 text") from error
             text, ended = text + chunk, not chunk
 
         def skip(wanted: str) -> str:
@@ -80,6 +83,8 @@ def read_items(path: Path) -> Iterator[tuple[str, Any]]:
                 except ValueError as error:
                     if ended:
                         raise ValueError(f"{path} is no JSON, or cut off") from error
+                except RecursionError as error:
+                    raise ValueError(f"{path} is nested too deep for captions") from error
                 more()
 
         skip("{")

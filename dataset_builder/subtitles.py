@@ -13,7 +13,8 @@ from dataset_builder.errors import DamagedInput
 
 ROLLING_GAP_S = 0.5  # a sentence this soon after the one before may be its continuation
 ROLLING_WORDS = 3  # fewer words are repeated in ordinary speech
-_TIME = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
+LATEST_S = 1e9  # thirty years: later times are broken
+_TIME = r"(?:(\d{1,5}):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
 _CUE = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?$")
 _TAG = re.compile(r"<[^>]*>|\{\\[^}]*\}")
 
@@ -83,15 +84,16 @@ def _read_lists(text: str) -> Subtitles:
     try:
         lists = json.loads(text)
         rows = list(zip(lists["start"], lists["end"], lists["text"], strict=True))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedInput("captions are not the lists start, end and text, of one length") from error
     sentences, broken = [], []
     for row, (start_s, end_s, said) in enumerate(rows):
-        timed = all(type(time_s) in (int, float) and math.isfinite(time_s) for time_s in (start_s, end_s))
+        timed = all(type(time_s) in (int, float) and abs(time_s) <= LATEST_S for time_s in (start_s, end_s))
         if not timed or start_s >= end_s:
-            broken.append(f"caption {row} has broken times {start_s!r} and {end_s!r}")
+            broken.append(f"caption {row} has broken times {start_s!r:.40} and {end_s!r:.40}")
         elif isinstance(said, str) and said.strip():  # the published file has empty and missing ones
-            sentences.append(Sentence(start_s=float(start_s), end_s=float(end_s), text=" ".join(said.split())))
+            storable = said.encode("utf-8", "replace").decode()  # half of a surrogate pair is not
+            sentences.append(Sentence(start_s=float(start_s), end_s=float(end_s), text=" ".join(storable.split())))
     return Subtitles(sentences=tuple(sentences), fault=_fault(broken))
 
 
@@ -106,7 +108,7 @@ def _read_cues(lines: Sequence[str]) -> Subtitles:
         shown = texts or shown
         times = _cue_times(line)
         if times is None:
-            broken.append(f"line {number} has broken times {line.strip()!r}")
+            broken.append(f"line {number} has broken times {line.strip()!r:.100}")
         elif fresh:
             sentences.append(Sentence(start_s=times[0], end_s=times[1], text=" ".join(fresh)))
     if not sentences and not broken and any(line.strip() and line.strip() != "WEBVTT" for line in lines):

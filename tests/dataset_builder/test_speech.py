@@ -58,7 +58,14 @@ def test_rolling_captions_say_each_line_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "times", ["00:00:05.000 --> 00:00:04.000", "00:00:aa.000 --> 00:00:04.000", "5 --> 7", "00:00:01.000 -->"]
+    "times",
+    [
+        "00:00:05.000 --> 00:00:04.000",
+        "00:00:aa.000 --> 00:00:04.000",
+        "5 --> 7",
+        "00:00:01.000 -->",
+        "00:00:01.000 --> 999999:00:00.000",
+    ],
 )
 def test_broken_times_are_left_out_and_named(tmp_path, times):
     path = tmp_path / "a.vtt"
@@ -122,7 +129,10 @@ def test_lists_with_broken_times_and_empty_texts(tmp_path):
     path.write_text('{"start": [5, 1.5, NaN, 3], "end": [6, 1.0, 9, 4], "text": ["b  c", "x", "y", null]}')
     assert cues(path) == [(5.0, 6.0, "b c")]
     assert read_subtitles(path).fault == "caption 1 has broken times 1.5 and 1.0 (2 such cues left out)"
-    for content in ('{"start": [1], "end": [], "text": ["a"]}', "[]", "{"):
+    path.write_text('{"start": [1, 2], "end": [1%s, 3], "text": ["x", "half a pair \\ud83d"]}' % ("0" * 400))
+    assert cues(path) == [(2.0, 3.0, "half a pair ?")], "the corpus is UTF-8"
+    assert len(read_subtitles(path).fault) < 120
+    for content in ('{"start": [1], "end": [], "text": ["a"]}', "[]", "{", "[" * 100_000):
         path.write_text(content)
         with pytest.raises(DamagedInput, match="not the lists start, end and text"):
             read_subtitles(path)
