@@ -14,6 +14,7 @@ INDEXED_FRAMES = 64  # frames of a video by which it is looked up; all frames ar
 COMMON = 1000  # a piece of a hash that more videos have says nothing (a logo, a channel's opening)
 LEAST_BITS = 6  # hashes with fewer bits set, or unset, are of flat pictures
 LEAST_FRAMES = 4  # videos with fewer telling frames cannot be compared
+ROWS = 256  # frames of one video that are compared with all of another at once
 BANDS = 4  # a hash is looked up by its four pieces of 16 bits: three changed bits leave one piece whole
 
 
@@ -56,16 +57,25 @@ class SameVideoIndex:
 
     def _match(self, first: np.ndarray, second: np.ndarray) -> float:
         """Share of the shorter video's telling frames that match, at the shift in time that matches most."""
-        differing = np.bitwise_count(first[:, None] ^ second)  # (N, M)
-        alike = (differing <= self._max_bits) & _tells(first)[:, None] & _tells(second)
-        rows, columns = np.nonzero(alike)
-        if not len(rows):
-            return 0.0
-        shifts = np.bincount(columns - rows + len(first))
+        tells = (_tells(first), _tells(second))
+        shifts = np.zeros(len(first) + len(second), dtype=np.int64)
+        for start in range(0, len(first), ROWS):  # of two long videos all pairs at once would be gigabytes
+            block = slice(start, start + ROWS)
+            alike = self._alike(first[block, None], second) & tells[0][block, None] & tells[1]  # (ROWS, M)
+            rows, columns = np.nonzero(alike)
+            shifts += np.bincount(columns - rows - start + len(first), minlength=len(shifts))
         near = np.convolve(shifts, np.ones(3, dtype=int))  # a frame sooner or later, as rates round differently
         best = int(near.argmax()) - 1 - len(first)
-        matched = len(np.unique(rows[np.abs(columns - rows - best) <= 1]))
-        return matched / max(1, min(int(_tells(first).sum()), int(_tells(second).sum())))
+        matched = np.zeros(len(first), dtype=bool)
+        for shift in (best - 1, best, best + 1):
+            rows = np.arange(max(0, -shift), min(len(first), len(second) - shift))
+            columns = rows + shift
+            matched[rows] |= self._alike(first[rows], second[columns]) & tells[0][rows] & tells[1][columns]
+        return int(matched.sum()) / max(1, min(int(tells[0].sum()), int(tells[1].sum())))
+
+    def _alike(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Whether few enough bits differ."""
+        return np.bitwise_count(first ^ second) <= self._max_bits
 
 
 def _tells(hashes: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Stages that see the whole corpus: copies are marked, and clips are drawn evenly."""
 
+import tracemalloc
 from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
@@ -179,6 +180,18 @@ def test_a_part_of_a_video_is_that_video_and_flat_frames_are_nothing():
     black = np.zeros(50, dtype=np.uint64)
     assert index.find_or_add(5, black) is None
     assert index.find_or_add(6, black) is None
+
+
+def test_long_videos_are_compared_in_little_memory():
+    """Six hours at one frame a second, and the same with a second more: all pairs at once would be 3.7 GB."""
+    frames = np.random.default_rng(4).integers(0, 2**63, size=5000, dtype=np.uint64)
+    index = SameVideoIndex(least_share=0.8, max_bits=4)
+    assert index.find_or_add(0, frames) is None
+    tracemalloc.start()
+    assert index.find_or_add(1, np.concatenate([frames[:1], frames])) == 0
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40e6, "of the 200 MB that 5000 x 5001 pairs of 8 bytes take"
 
 
 def test_a_hash_compares_neighbouring_cells():
