@@ -28,7 +28,8 @@ CONTAINERS = (
 )
 WITHOUT_TIMES = {"avi", "h264", "hevc", "mpegvideo"}  # they store no times of presentation; frames come at one rate
 MAX_DURATION_S = 24 * 3600.0  # a later timestamp is taken for a broken one,
-MAX_GAP_S = 600.0  # and so is one this long after the frame before: sampling would repeat that frame for hours
+MAX_GAP_S = 600.0  # and so is one this long after the frame before: sampling would repeat that frame for hours,
+MAX_BACK_S = 5.0  # or this long before it: recordings joined byte by byte begin anew, all at one moment of the first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +168,10 @@ def decode_forward(
             if not timed or frame.pts is None:
                 start_s = end_s
             else:
-                start_s = max(start_s, float((frame.pts - origin) * time_base))
+                told_s = float((frame.pts - origin) * time_base)
+                if told_s < start_s - MAX_BACK_S:
+                    raise DamagedInput(f"broken timestamps: from {start_s:.0f} s back to {told_s:.0f} s")
+                start_s = max(start_s, told_s)
             end_s = start_s + (float(frame.duration * time_base) if frame.duration else float(1 / rate))
             if end_s > MAX_DURATION_S or end_s - before_s > MAX_GAP_S:
                 raise DamagedInput(f"broken timestamps: a frame that is shown from {start_s:.0f} to {end_s:.0f} s")

@@ -8,7 +8,7 @@ import av
 import numpy as np
 
 from dataset_builder.errors import DamagedInput
-from dataset_builder.probe import CONTAINERS
+from dataset_builder.probe import CONTAINERS, MAX_GAP_S
 
 
 def decode_sound(video: Path | bytes, rate_hz: int, window_s: float) -> Iterator[np.ndarray]:
@@ -23,7 +23,7 @@ def decode_sound(video: Path | bytes, rate_hz: int, window_s: float) -> Iterator
         float32 samples from -1 to 1, shape `(n,)`; nothing for a video without sound.
 
     Raises:
-        DamagedInput: where the sound cannot be decoded.
+        DamagedInput: where the sound cannot be decoded, or begins absurdly late.
     """
     size, gathered, filled = int(window_s * rate_hz), list[np.ndarray](), 0
     for samples in _samples(video, rate_hz):
@@ -52,6 +52,8 @@ def _samples(video: Path | bytes, rate_hz: int) -> Iterator[np.ndarray]:
             for frame in container.decode(stream):
                 if skip is None:
                     skip = round((_first_picture_s(container) - (frame.time or 0.0)) * rate_hz)
+                    if skip < -MAX_GAP_S * rate_hz:  # silence of that length would fill the memory
+                        raise DamagedInput(f"broken timestamps: sound that begins {-skip / rate_hz:.0f} s late")
                     if skip < 0:
                         yield np.zeros(-skip, dtype=np.float32)
                 for resampled in resampler.resample(frame):
@@ -60,6 +62,8 @@ def _samples(video: Path | bytes, rate_hz: int) -> Iterator[np.ndarray]:
                     skip = max(skip - len(samples), 0) if skip > 0 else 0
             for resampled in resampler.resample(None):
                 yield resampled.to_ndarray().mean(axis=0)
+    except DamagedInput:
+        raise
     except (av.error.FFmpegError, ValueError) as error:
         raise DamagedInput(f"the sound cannot be decoded ({str(error).splitlines()[0]})") from error
 

@@ -1,5 +1,7 @@
 """Frames by time, against decoding the whole file and picking by hand."""
 
+from fractions import Fraction
+
 import av
 import numpy as np
 import pytest
@@ -115,6 +117,10 @@ def test_a_phones_rotation_is_undone(tmp_path):
     assert turned.shape == (1, 80, 48, 3)
     assert turned[0, :36].min() > 200
     assert turned[0, 44:].max() < 50
+    sampler = FrameSampler(data[:place] + matrix + data[place + 36 :], 2.0, FrameFit(height_px=8, width_px=8), batch=4)
+    (sampled,) = sampler
+    assert sampled[0, :3].min() > 200
+    assert sampled[0, 5:].max() < 50
 
 
 def record_at(path: str | None) -> InterleavedVideo:
@@ -154,6 +160,38 @@ def test_wrong_requests_are_named():
         decode_clip(record_at("x.mp4"), 1, 3)
     with pytest.raises(ValueError, match="num_frames is 0"):
         decode_clip(record_at("x.mp4"), 0, 0)
+
+
+def test_recordings_joined_byte_by_byte_are_broken(tmp_path):
+    """The clock begins anew: the second part would be lost without a word."""
+    part = encode(tmp_path / "part.ts", numbered_frames(), RATE).read_bytes()
+    fit = FrameFit(height_px=48, width_px=80)
+    assert len(np.concatenate(list(FrameSampler(part, 2.0, fit, batch=4)))) == 15
+    with pytest.raises(DamagedInput, match=r"^broken timestamps: from 7 s back to 0 s$"):
+        list(FrameSampler(part + part, 2.0, fit, batch=4))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_frames_of_a_variable_rate_are_sampled_by_their_times(tmp_path, seed):
+    """As phones and screen recorders write: some frames last a moment, some for seconds."""
+    draw = np.random.default_rng(seed)
+    begins = np.concatenate([[0.0], np.cumsum(draw.choice([0.02, 0.1, 0.5, 2.7], NUM_FRAMES - 1))])
+    path = tmp_path / "variable.mkv"
+    with av.open(str(path), mode="w") as container:
+        stream = container.add_stream("libx264", rate=RATE, options={"crf": "12"})
+        stream.height, stream.width, stream.pix_fmt = 48, 80, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for begin_s, pixels in zip(begins, numbered_frames(), strict=True):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            frame.pts, frame.time_base = round(begin_s * 1000), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    sampler = FrameSampler(path, 2.0, FrameFit(height_px=48, width_px=80), batch=7)
+    found = numbers_of(np.concatenate(list(sampler)))
+    middles = (np.arange(len(found)) + 0.5) / 2
+    assert found == (np.searchsorted(begins, middles + 1e-6, side="right") - 1).tolist()
+    assert begins[-1] <= sampler.duration_s < begins[-1] + 3
+    assert len(found) == round(sampler.duration_s * 2)
 
 
 def test_a_gap_of_hours_between_frames_is_a_broken_timestamp(tmp_path):

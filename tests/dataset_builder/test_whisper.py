@@ -56,6 +56,13 @@ def test_a_video_without_sound_is_silent_and_a_broken_one_is_told(tmp_path):
         list(decode_sound(b"no sound", 16000, 1.0))
 
 
+def test_sound_that_begins_a_day_late_is_not_waited_for_in_memory(tmp_path):
+    """Sixteen thousand zeros a second: a broken timestamp would take gigabytes."""
+    path = with_sound(tmp_path / "a.mkv", tone(0.5, 16000), 16000, delay_s=95443.7)  # a transport stream's clock at 0
+    with pytest.raises(DamagedInput, match=r"^broken timestamps: sound that begins 95444 s late$"):
+        list(decode_sound(path, 16000, 1.0))
+
+
 @pytest.fixture(scope="module")
 def whisper_dir(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("whisper")
