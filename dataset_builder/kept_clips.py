@@ -22,12 +22,21 @@ class KeptClips:
 
 
 def read_kept_clips(drafts: Drafts) -> KeptClips:
-    """Gather the clips that are still to be kept, and their embeddings."""
+    """Gather the clips that are still to be kept, and their embeddings.
+
+    Raises:
+        ValueError: where embeddings made elsewhere are longer in one video than in another.
+    """
     videos, clips, rows = [], [], []
     for video, draft in enumerate(in_order(drafts)):
         kept = [index for index, clip in enumerate(draft.record.clips) if clip.keep]
         if kept:
             assert draft.clip_embeddings is not None  # `segment` has run
+            if rows and rows[0].shape[1] != draft.clip_embeddings.shape[1]:
+                raise ValueError(
+                    f"the embeddings of {draft.source.name} have {draft.clip_embeddings.shape[1]} numbers each; "
+                    f"those of the videos before it {rows[0].shape[1]}"
+                )
             videos.append(np.full(len(kept), video, dtype=np.int32))
             clips.append(np.array(kept, dtype=np.int32))
             rows.append(draft.clip_embeddings[kept])

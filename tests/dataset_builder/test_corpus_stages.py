@@ -122,6 +122,12 @@ def test_clips_of_other_videos_that_show_the_same_stay_once():
     }
 
 
+def test_embeddings_of_different_length_are_told_with_the_video():
+    drafts = Listed([draft("a", ["x"], np.ones((1, 7))), draft("b", ["y"], np.ones((1, 5)))])
+    with pytest.raises(ValueError, match=r"embeddings of b\.mp4 have 5 numbers each; those of the videos before it 7"):
+        SelectStage(SelectSettings(share=0.5), seed=0)(drafts)
+
+
 def transcode(source: Path, target: Path, *, size: int, rate: int, crf: int, gain: float = 1.0) -> Path:
     """The same pictures in another size, rate, codec quality and brightness."""
     with av.open(str(source)) as container, av.open(str(target), mode="w") as output:
