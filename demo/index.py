@@ -90,7 +90,10 @@ class FolderIndex:
             One line for each file that cannot be read; those are not in the index.
         """
         complaints: list[str] = []
-        stamps = self._stamps(list_media(self.folder)[:max_files], complaints)
+        found = list_media(self.folder)[:max_files]
+        if self.files and not found:  # as with a drive that is not mounted: nothing to forget hours of work for
+            return [f"{self.folder} holds no pictures or videos: searching what was indexed of it"]
+        stamps = self._stamps(found, complaints)
         kept = {name: file for name, file in self.files.items() if stamps.get(name) == file.stamp}
         has_changed = len(kept) < len(self.files)
         self.files = kept

@@ -1,8 +1,10 @@
 """A folder's index on disk: `index.jsonl` (what it is of, then one line a file) and one `.npy` with the embeddings.
 
-Both are written aside and renamed; the rename of `index.jsonl`, which names the other, makes them valid together.
+Both are written aside and renamed; the rename of `index.jsonl`, which names the other by its content, makes them valid
+together. Several processes may use one index: they write one after the other, and the last one's stays.
 """
 
+import fcntl
 import hashlib
 import json
 from dataclasses import dataclass
@@ -25,6 +27,8 @@ else:
 
 FORMAT = 1
 INDEX_FILE = "index.jsonl"
+ARRAY_PATTERN = f"embeddings-{'[0-9a-f]' * 16}.npy"
+LOCK_FILE = ".lock"
 INSIDE_MEDIA = ".cosmo-index"
 """Where the index lies when the folder of pictures and videos itself is given as the index."""
 PROBE_TEXT = "a probe"
@@ -82,13 +86,19 @@ def load_index(captioner: Captioner, place: Place) -> FolderIndex:
     """
     if not (place.directory / INDEX_FILE).is_file():
         return FolderIndex(captioner, place.folder)
-    header = _read_header(place.directory)
+    data = (place.directory / INDEX_FILE).read_bytes()
+    header = _parse_header(place.directory, data.partition(b"\n")[0])
     if not _is_same_model(header["probe"], _probe(captioner)):
         raise ValueError(
             f"{place.directory} was made by another model than {place.model} (by {header['model']}): "
             "name that one, or another index"
         )
-    return FolderIndex(captioner, place.folder, _read_files(place.directory, header))
+    try:
+        return FolderIndex(captioner, place.folder, _read_files(place.directory, header, data.splitlines()[1:]))
+    except FileNotFoundError as error:
+        if (place.directory / INDEX_FILE).read_bytes() == data:
+            raise _damaged(place.directory, error) from None
+    return load_index(captioner, place)  # another process has replaced it since
 
 
 def save_index(index: FolderIndex, place: Place) -> None:
@@ -97,13 +107,8 @@ def save_index(index: FolderIndex, place: Place) -> None:
     Raises:
         OSError: The place cannot be written.
     """
-    place.directory.mkdir(parents=True, exist_ok=True)
     embeddings = index.embeddings
-    array_file = f"embeddings-{hashlib.sha256(embeddings.tobytes()).hexdigest()[:16]}.npy"
-    aside = place.directory / "embeddings.tmp"
-    with aside.open("wb") as file:
-        np.save(file, embeddings, allow_pickle=False)
-    aside.replace(place.directory / array_file)
+    array_file = _array_name(embeddings)
     header = {
         "format": FORMAT,
         "model": _absolute(place.model),
@@ -112,12 +117,30 @@ def save_index(index: FolderIndex, place: Place) -> None:
         "probe": _probe(index.captioner),
     }
     lines = [header] + [{"path": name, "stamp": file.stamp, "spans": file.spans} for name, file in index.files.items()]
-    aside = place.directory / f"{INDEX_FILE}.tmp"
-    aside.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
-    aside.replace(place.directory / INDEX_FILE)
-    for old in place.directory.glob("embeddings-*.npy"):
+    try:
+        place.directory.mkdir(parents=True, exist_ok=True)
+        with (place.directory / LOCK_FILE).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            _write(place.directory, array_file, embeddings, "".join(f"{json.dumps(line)}\n" for line in lines))
+    except OSError as error:
+        raise OSError(f"cannot save the index in {place.directory}: {error.strerror or error}") from error
+
+
+def _write(directory: Path, array_file: str, embeddings: np.ndarray, text: str) -> None:
+    aside = directory / "embeddings.tmp"
+    with aside.open("wb") as file:
+        np.save(file, embeddings, allow_pickle=False)
+    aside.replace(directory / array_file)
+    aside = directory / f"{INDEX_FILE}.tmp"
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(directory / INDEX_FILE)
+    for old in directory.glob(ARRAY_PATTERN):
         if old.name != array_file:
             old.unlink(missing_ok=True)
+
+
+def _array_name(embeddings: np.ndarray) -> str:
+    return f"embeddings-{hashlib.sha256(embeddings.tobytes()).hexdigest()[:16]}.npy"
 
 
 def _absolute(model: str) -> str:
@@ -139,23 +162,28 @@ def _is_same_model(saved: list[list[float]], found: list[list[float]]) -> bool:
 
 
 def _read_header(directory: Path) -> dict[str, Any]:
+    with (directory / INDEX_FILE).open("rb") as file:
+        return _parse_header(directory, file.readline())
+
+
+def _parse_header(directory: Path, line: bytes) -> dict[str, Any]:
     try:
-        with (directory / INDEX_FILE).open(encoding="utf-8") as file:
-            header = json.loads(file.readline())
+        header = json.loads(line)
+        if not isinstance(header, dict) or not {"format", "model", "folder", "embeddings", "probe"} <= header.keys():
+            raise ValueError("its first line is incomplete")
         if header["format"] != FORMAT:
             raise ValueError(f"its format is {header['format']}, expected {FORMAT}")
-        if not {"model", "folder", "embeddings", "probe"} <= header.keys():
-            raise ValueError("its first line is incomplete")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except ValueError as error:
         raise _damaged(directory, error) from None
     return header
 
 
-def _read_files(directory: Path, header: dict[str, Any]) -> dict[str, IndexedFile]:
+def _read_files(directory: Path, header: dict[str, Any], lines: list[bytes]) -> dict[str, IndexedFile]:
     try:
-        with (directory / INDEX_FILE).open(encoding="utf-8") as file:
-            entries = [json.loads(line) for line in file][1:]
+        entries = [json.loads(line) for line in lines]
         embeddings = np.load(directory / Path(header["embeddings"]).name, allow_pickle=False)
+        if header["embeddings"] != _array_name(embeddings):
+            raise ValueError(f"{header['embeddings']} is not what was saved")
         ends = np.cumsum([len(entry["spans"]) for entry in entries], dtype=int)
         if embeddings.ndim != 2 or len(embeddings) != (ends[-1] if entries else 0):
             raise ValueError(f"embeddings of shape {embeddings.shape} for {ends[-1] if entries else 0} rows")
@@ -171,9 +199,9 @@ def _read_files(directory: Path, header: dict[str, Any]) -> dict[str, IndexedFil
             if entries
             else {}
         )
-    except (ValueError, KeyError, TypeError, EOFError, FileNotFoundError) as error:
+    except (ValueError, KeyError, TypeError, EOFError) as error:
         raise _damaged(directory, error) from None
 
 
 def _damaged(directory: Path, error: Exception) -> ValueError:
-    return ValueError(f"{directory} is a damaged index ({error}): delete it, and it is made again")
+    return ValueError(f"{directory} is a damaged index ({error}): delete its {INDEX_FILE}, and it is made again")

@@ -3,7 +3,9 @@
 import copy
 import json
 import math
+import multiprocessing
 import os
+import resource
 import shutil
 import sys
 from pathlib import Path
@@ -15,7 +17,7 @@ from PIL import Image
 
 import cosmo_cli
 from demo.engine import Captioner
-from demo.index import FolderIndex, list_media
+from demo.index import FolderIndex, IndexedFile, list_media
 from demo.media import read_medium
 from demo.saved_index import INDEX_FILE, INSIDE_MEDIA, Place, find_place, load_index, save_index
 from modeling_cosmo import CosmoForConditionalGeneration, CosmoProcessor
@@ -143,7 +145,7 @@ def test_only_new_and_changed_files_are_embedded_again(captioner, photos, embedd
     fresh.update()
     assert saved.clips == changed.clips == fresh.clips
     np.testing.assert_allclose(saved.embeddings, fresh.embeddings, atol=1e-5)
-    assert len(list(place.directory.glob("*"))) == 2, "no file of the earlier index is left"
+    assert len(list(place.directory.glob("[!.]*"))) == 2, "no file of the earlier index is left"
 
 
 def test_what_cannot_be_read_is_named_and_left_out(captioner, photos, monkeypatch):
@@ -223,6 +225,92 @@ def test_a_crash_while_saving_leaves_the_old_index(captioner, photos, tmp_path, 
     assert len(load_index(captioner, place).clips) == 7
 
 
+def test_a_full_disk_leaves_the_old_index(captioner, photos, tmp_path):
+    """A limit on the size of files, which writing meets as it meets a full disk: in the middle."""
+    place = Place(directory=tmp_path / "index", folder=photos, model="m")
+    index = FolderIndex(captioner, photos)
+    index.update()
+    save_index(index, place)
+    Image.new("RGB", (24, 24), "pink").save(photos / "new.png")
+    index.update()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, limit[1]))
+    try:
+        with pytest.raises(OSError, match=r"^cannot save the index in .*index: ") as refused:
+            save_index(index, place)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert "\n" not in str(refused.value)
+    assert len(load_index(captioner, place).clips) == 7
+    save_index(index, place)
+    assert len(load_index(captioner, place).clips) == 8
+
+
+class Constant:
+    """A captioner without a model, which a forked process can use."""
+
+    num_frames = 3
+
+    def embed_media(self, media):
+        return torch.eye(1, 13).expand(len(media), -1)
+
+    def embed_text(self, text):
+        return torch.eye(1, 13)[0]
+
+
+def rows_by_name(captioner, folder, number: int) -> FolderIndex:
+    """An index whose rows say which file and which version they are of."""
+    rows = {f"{file}.png": np.full((1, 13), 100 * number + file, np.float32) for file in range(3 + number % 2)}
+    files = {name: IndexedFile(stamp=(number, 0), spans=(None,), embeddings=of) for name, of in rows.items()}
+    return FolderIndex(captioner, folder, files)
+
+
+def test_processes_may_save_and_load_one_index_at_once(photos, tmp_path):
+    """Two processes replace the index over and over while this one reads it: what it gets is always one of theirs."""
+    place, captioner = Place(directory=tmp_path / "index", folder=photos, model="m"), Constant()
+    save_index(rows_by_name(captioner, photos, 0), place)
+    mine = place.directory / "embeddings-mine.npy"
+    mine.write_bytes(b"somebody's own")
+
+    def save_often(first: int) -> None:
+        for number in range(first, 80, 2):
+            save_index(rows_by_name(captioner, photos, number), place)
+
+    writers = [multiprocessing.get_context("fork").Process(target=save_often, args=(first,)) for first in (1, 2)]
+    for writer in writers:
+        writer.start()
+    seen = set()
+    while any(writer.is_alive() for writer in writers):
+        index = load_index(captioner, place)
+        [number] = {file.stamp[0] for file in index.files.values()}
+        assert index.embeddings[:, 0].tolist() == [100 * number + file for file in range(3 + number % 2)]
+        seen.add(number)
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    assert len(seen) > 1
+    assert len(load_index(captioner, place).clips) in (3, 4)
+    assert len(list(place.directory.glob("[!.]*"))) == 3
+    assert mine.read_bytes() == b"somebody's own"
+
+
+def test_a_folder_that_has_become_empty_is_not_forgotten(captioner, photos):
+    """As when the drive is not mounted; once one picture is there, the others are gone for good."""
+    index = FolderIndex(captioner, photos)
+    index.update()
+    away = photos.rename(photos.parent / "away")
+    photos.mkdir()
+    saves = []
+    [line] = index.update(save=lambda: saves.append(1))
+    assert line.endswith("photos holds no pictures or videos: searching what was indexed of it")
+    assert len(index.clips) == 7
+    assert not saves
+    (away / "red.png").rename(photos / "red.png")
+    assert index.update(save=lambda: saves.append(1)) == []
+    assert [path for path, _ in index.clips] == ["red.png"]
+    assert saves
+
+
 def test_an_index_by_another_model_is_refused(captioner, other_captioner, photos, tmp_path):
     place = Place(directory=tmp_path / "index", folder=photos, model="first")
     index = FolderIndex(captioner, photos)
@@ -249,6 +337,11 @@ def drop_rows(directory: Path) -> None:
     np.save(file, np.load(file)[:-1])
 
 
+def other_rows(directory: Path) -> None:
+    [file] = directory.glob("*.npy")
+    np.save(file, np.load(file)[::-1])
+
+
 def pickled(directory: Path) -> None:
     [file] = directory.glob("*.npy")
     np.save(file, np.array([{"a": 1}], dtype=object))
@@ -265,12 +358,14 @@ def other_format(directory: Path) -> None:
         cut("*.npy", 5),
         cut("index.jsonl", 30),
         drop_rows,
+        other_rows,
         pickled,
         other_format,
         lambda directory: next(directory.glob("*.npy")).unlink(),
         lambda directory: (directory / INDEX_FILE).write_text("[]\n"),
+        lambda directory: (directory / INDEX_FILE).write_text('{"somebody": "else"}\n'),
     ],
-    ids=["short array", "short list", "fewer rows", "pickled", "format", "no array", "no header"],
+    ids=["short array", "short list", "fewer rows", "other rows", "pickled", "format", "no array", "list", "foreign"],
 )
 def test_a_damaged_index_is_named(captioner, photos, tmp_path, damage):
     place = Place(directory=tmp_path / "index", folder=photos, model="m")
