@@ -33,6 +33,9 @@ class _TokenLoss(torch.autograd.Function):
         counts = labels != IGNORED_LABEL
         columns = labels.where(counts, 0)[:, None]  # (N, 1)
         weights = (gradients[0] * counts)[:, None]  # (N, 1)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph, for second derivatives
+            whole = _precise(logits).softmax(dim=-1) - F.one_hot(columns[:, 0], logits.shape[-1])
+            return (whole * weights).to(logits.dtype), None
         gradient = torch.empty_like(logits)
         for start in range(0, len(logits), CHUNK):
             rows = slice(start, start + CHUNK)
@@ -64,10 +67,16 @@ def next_token_loss(
 
     Returns:
         Scalar, in nats, at least float32.
+
+    Raises:
+        ValueError: if there are not as many labels as tokens.
     """
     if shift_labels is None:
         shift_labels = F.pad(labels[..., 1:], (0, 1), value=IGNORED_LABEL)
     shift_labels = shift_labels.flatten().to(logits.device)
     if num_items_in_batch is None:
         num_items_in_batch = (shift_labels != IGNORED_LABEL).sum().clamp(min=1)
-    return _TokenLoss.apply(logits.reshape(-1, vocab_size), shift_labels).sum() / num_items_in_batch
+    logits = logits.reshape(-1, vocab_size)  # (N, K)
+    if len(logits) != len(shift_labels):
+        raise ValueError(f"{len(shift_labels)} labels for the logits of {len(logits)} tokens")
+    return _TokenLoss.apply(logits, shift_labels).sum() / num_items_in_batch

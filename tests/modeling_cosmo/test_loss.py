@@ -64,3 +64,50 @@ def test_no_label_at_all_gives_zero_and_no_gradient():
     loss = next_token_loss(logits, torch.full((2, 3), -100), VOCABULARY)
     assert loss.item() == 0.0
     assert not torch.autograd.grad(loss, logits)[0].any()
+
+
+def test_second_derivatives(labels):
+    labels = labels[:2, : CHUNK // 2 + 3]
+    logits = torch.randn(*labels.shape, VOCABULARY, dtype=torch.float64, requires_grad=True)
+    seconds = []
+    for loss in (next_token_loss(logits, labels, VOCABULARY), expected(logits, labels)):
+        [first] = torch.autograd.grad(loss, logits, create_graph=True)
+        seconds.append(torch.autograd.grad(first.square().sum() + loss, logits)[0])
+    torch.testing.assert_close(*seconds)
+
+
+def test_under_autocast_as_outside_it(labels):
+    """The sums stay in float32; so do those of a backward pass that runs under autocast, too."""
+    logits = torch.randn(ROWS, LENGTH, VOCABULARY, requires_grad=True)
+    outside = next_token_loss(logits, labels, VOCABULARY)
+    [gradient] = torch.autograd.grad(outside, logits)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = next_token_loss(logits, labels, VOCABULARY)
+        assert inside.dtype == torch.float32
+        assert torch.equal(inside, outside)
+        assert torch.equal(torch.autograd.grad(inside, logits)[0], gradient)
+
+
+def test_logits_in_any_layout(labels):
+    """A transposed view and rows that share their memory."""
+    logits = torch.randn(VOCABULARY, LENGTH, ROWS, dtype=torch.float64, requires_grad=True)
+    shared = torch.randn(1, LENGTH, VOCABULARY, dtype=torch.float64, requires_grad=True)
+    for leaf, view in ((logits, logits.permute(2, 1, 0)), (shared, shared.expand(ROWS, -1, -1))):
+        own, reference = next_token_loss(view, labels, VOCABULARY), expected(view, labels)
+        torch.testing.assert_close(own, reference)
+        torch.testing.assert_close(torch.autograd.grad(own, leaf)[0], torch.autograd.grad(reference, leaf)[0])
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (3, 1)])
+def test_nothing_to_predict_gives_zero_and_no_gradient(shape):
+    logits = torch.randn(*shape, VOCABULARY, requires_grad=True)
+    loss = next_token_loss(logits, torch.ones(shape, dtype=torch.long), VOCABULARY)
+    assert loss.item() == 0.0
+    assert not torch.autograd.grad(loss, logits)[0].any()
+
+
+@pytest.mark.parametrize("surplus", [1, 2 * CHUNK])
+def test_more_labels_than_tokens_are_refused(surplus):
+    logits, labels = torch.randn(1, CHUNK, VOCABULARY), torch.zeros(1, CHUNK + surplus, dtype=torch.long)
+    with pytest.raises(ValueError, match=f"^{CHUNK + surplus} labels for the logits of {CHUNK} tokens$"):
+        next_token_loss(logits, labels, VOCABULARY)
