@@ -100,20 +100,17 @@ def follow_media(
         Places of all slots, shape `(B, M)`, or `None` for a text without media so far; and for each token the place of
         the latest medium, shape `(R, L)`, `-1` before the first one.
     """
-    places = None if cache is None else cache.places
-    if is_real is None:
-        is_placeholder = torch.zeros_like(is_placeholder)
-    else:
-        new_places = media_places(is_real)
-        places = new_places if cache is None else cache.add_media(new_places)
-    if places is None:
-        return None, is_placeholder.long() - 1
+    if is_real is None:  # nothing new: every token comes after what the last one before this pass came after
+        if cache is None or cache.places is None or cache.num_seen is None:
+            return None, torch.full_like(is_placeholder, -1, dtype=torch.long)
+        return cache.places, (cache.num_seen[:, None] - 1).expand_as(is_placeholder)
+    new_places = media_places(is_real)
+    places = new_places if cache is None else cache.add_media(new_places)
     num_media = (places != PADDING_SLOT).sum(dim=-1).repeat_interleave(len(is_placeholder) // len(places))  # (R,)
     num_seen = torch.zeros_like(num_media) if cache is None or cache.num_seen is None else cache.num_seen
     media_index = last_media_index(is_placeholder, num_seen, num_media)
     if cache is not None:
-        if is_real is not None:
-            cache.length_with_media = cache.get_seq_length() + _last_step(media_index, num_seen)
+        cache.length_with_media = cache.get_seq_length() + _last_step(media_index, num_seen)
         cache.num_seen = media_index[:, -1] + 1
     return places, media_index
 
