@@ -1,5 +1,6 @@
 """Chats as texts and media: the template, and the media that the parts of a chat hold."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from .tokens_cosmo import END_OF_CHUNK, VISUAL
@@ -46,7 +47,7 @@ def media_of_chats(conversations: list[Any]) -> tuple[list[list[Any]], list[list
 
 def _medium_of(part: dict[str, Any]) -> Any:
     """The medium of a part of a chat; `None` of text, and of a part that only holds a place."""
-    kind = part["type"]
+    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
     if kind not in ("text", "image", "video"):
         raise ValueError(f"a part of a chat has type {kind!r}; CosmoProcessor reads text, image and video")
     if kind == "text":

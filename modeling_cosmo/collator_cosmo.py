@@ -29,6 +29,6 @@ class CosmoDataCollator:
             ValueError: if placeholders and media of a sample differ in number, or a medium cannot be read.
         """
         kinds = [kind for kind in ("images", "videos") if any(sample.get(kind) is not None for sample in samples)]
-        media = {kind: [sample.get(kind) or [] for sample in samples] for kind in kinds}
+        media = {kind: [[] if sample.get(kind) is None else sample[kind] for sample in samples] for kind in kinds}
         batch = dict(self.processor(text=[sample["text"] for sample in samples], **media, padding_side="right"))
         return batch | {"labels": self.processor.build_labels(batch["input_ids"], batch["attention_mask"])}

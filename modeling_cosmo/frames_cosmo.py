@@ -5,13 +5,15 @@ Shape letters: F frames.
 
 import io
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike, fspath
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
+from huggingface_hub.utils import httpx
 from PIL import Image
 from transformers.image_utils import load_image
 
@@ -27,6 +29,9 @@ DICT_KEYS = {
 """Keys of a medium that is given as a dict; of those that hold it, the first one counts."""
 TIMES = ("start_s", "end_s")
 MAX_NAME_LENGTH = 120
+MAX_DOWNLOAD_BYTES = 512 * 2**20
+"""Of a picture or video that comes from an address; it is held in memory."""
+MAX_DOWNLOAD_S = 300.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,27 +72,30 @@ class FrameReader:
             raise ValueError(f"a picture is empty: its size is {value.size}")
         try:
             return value.convert("RGB")
-        except (OSError, SyntaxError) as error:  # of a file that PIL has opened but not yet read
-            raise ValueError(f"a picture cannot be read: {_shorten(str(error))}") from error
+        except Exception as error:  # of a file that PIL has opened but not yet read; see `_load`
+            raise ValueError(f"a picture cannot be read: {_shorten(str(error) or repr(error))}") from error
 
     def _load(self, value: str | PathLike | bytes) -> Frame:
-        """By the loader of the image processor, which is transformers' own."""
+        """By the loader of the image processor, which is transformers' own; what it fetches would know no limits."""
+        name = f"of {len(value)} bytes" if isinstance(value, bytes) else _shorten(fspath(value))
+        data = _download("picture", value) if _is_address(value) else value
+        load = getattr(self.image_processor, "fetch_images", load_image)
         try:
-            if isinstance(value, bytes):
-                return load_image(Image.open(io.BytesIO(value)))
-            return getattr(self.image_processor, "fetch_images", load_image)(fspath(value))
-        except Exception as error:  # decoders and clients of all kinds raise errors of all kinds
-            name = f"of {len(value)} bytes" if isinstance(value, bytes) else _shorten(fspath(value))
+            if isinstance(data, bytes):
+                return load_image(Image.open(io.BytesIO(data)))
+            return load(fspath(data))
+        except Exception as error:  # PIL's decoders raise even AttributeError and IndexError about a damaged file
             raise ValueError(f"picture {name} cannot be read: {_shorten(str(error) or repr(error))}") from error
 
     def _video(self, value: Any) -> list[Frame]:
         start_s, end_s = 0.0, None
         if isinstance(value, Mapping):
             value, start_s, end_s = open_dict(value, "video")
-        if isinstance(value, str) and value.startswith(("http://", "https://")):
-            value = _download(value)
+        name = None
+        if _is_address(value):
+            name, value = f"video {_shorten(value)}", _download("video", value)
         if isinstance(value, str | PathLike | bytes):
-            return list(self._in_working_form(decode_video(value, self.num_frames, start_s, end_s)))
+            return list(self._in_working_form(decode_video(value, self.num_frames, start_s, end_s, name)))
         if start_s or end_s is not None:
             raise ValueError("start_s and end_s need a video file; this one is given as frames")
         if isinstance(value, list | tuple):
@@ -175,16 +183,29 @@ def _size(frame: Frame) -> tuple[int, int]:
     return frame.size if isinstance(frame, Image.Image) else (frame.shape[-1], frame.shape[-2])
 
 
-def _download(url: str) -> bytes:
-    """A video's bytes; the client is the one that transformers loads pictures with."""
-    try:
-        import httpx
+def _is_address(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and value.startswith(("http://", "https://"))
 
-        response = httpx.get(url, follow_redirects=True)
-        response.raise_for_status()
-    except Exception as error:  # of the client, or of the network below it
-        raise ValueError(f"video {_shorten(url)} cannot be read: {_shorten(str(error))}") from error
-    return response.content
+
+def _download(kind: str, url: str) -> bytes:
+    """The bytes of a picture or video; the client is the one that transformers loads pictures with."""
+    name = f"{kind} {_shorten(url)}"
+    deadline_s = time.monotonic() + MAX_DOWNLOAD_S
+    data = io.BytesIO()
+    headers = {"Accept-Encoding": "identity"}  # what is counted is what was sent
+    try:
+        with httpx.stream("GET", url, headers=headers, follow_redirects=True) as response:
+            response.raise_for_status()
+            for part in response.iter_raw():
+                data.write(part)
+                if data.tell() > MAX_DOWNLOAD_BYTES or time.monotonic() > deadline_s:
+                    raise ValueError(
+                        f"{name} is longer than {MAX_DOWNLOAD_BYTES >> 20} MB or takes more than "
+                        f"{MAX_DOWNLOAD_S:g} s: fetch it yourself, and give its path"
+                    )
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # the last: of names that cannot be looked up
+        raise ValueError(f"{name} cannot be read: {_shorten(str(error) or type(error).__name__)}") from error
+    return data.getvalue()
 
 
 def _shorten(text: str) -> str:

@@ -4,8 +4,8 @@ Shape letters: F frames.
 """
 
 import io
+import re
 from collections.abc import Iterator
-from contextlib import suppress
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,8 @@ import numpy as np
 
 # FFmpeg's playlists and scripts (HLS, concat, ...) open whatever files and addresses they name.
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,gif,mxf,ivf,nut,rm,dv,wav,mp3,flac,aac"
+CLOCK = re.compile(r"(\d{1,6}):(\d\d):(\d\d(?:\.\d+)?)", re.ASCII)
+"""How Matroska writes a length: 00:00:02.600000000."""
 TIME_TOLERANCE_S = 1e-6
 MISSING_TOLERANCE_S = 0.5
 """A file may end so much earlier than its header says before it counts as cut off."""
@@ -49,7 +51,11 @@ def uniform_times(num_frames: int, start_s: float, end_s: float) -> list[float]:
 
 
 def decode_video(
-    video: str | PathLike | bytes, num_frames: int, start_s: float = 0.0, end_s: float | None = None
+    video: str | PathLike | bytes,
+    num_frames: int,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    name: str | None = None,
 ) -> np.ndarray:
     """Uniformly spaced frames of a video, each the one that is shown at its time.
 
@@ -58,6 +64,7 @@ def decode_video(
         num_frames: frames to return; a video with fewer repeats some.
         start_s: begin of the span, in seconds from the begin of the video.
         end_s: end of the span; default, and if later: the end of the video.
+        name: what errors call it; default: its path or length.
 
     Returns:
         uint8 array of shape `(F, 3, height, width)`, upright as the file says.
@@ -70,7 +77,8 @@ def decode_video(
         import av
     except ImportError as error:
         raise ImportError("decoding a video needs PyAV: pip install av (or give the frames)") from error
-    name = f"video of {len(video)} bytes" if isinstance(video, bytes) else f"video {fspath(video)}"
+    if name is None:
+        name = f"video of {len(video)} bytes" if isinstance(video, bytes) else f"video {fspath(video)}"
     if num_frames < 1:
         raise ValueError(f"{name}: num_frames is {num_frames}; it must be at least 1")
     if not isinstance(video, bytes) and not Path(video).is_file():
@@ -129,11 +137,9 @@ def _duration_s(container: Any, stream: Any) -> tuple[float, bool]:
     """Length in seconds and whether it is that of the pictures: by the header, or by reading all packets."""
     if stream.duration:
         return float(stream.duration * stream.time_base), _has_times(container)
-    clock = stream.metadata.get("DURATION", "").split(":")  # of Matroska: 00:00:02.600000000
-    with suppress(ValueError):
-        hours, minutes, seconds = map(float, clock)
-        if (length_s := 3600 * hours + 60 * minutes + seconds) > 0:
-            return length_s, True
+    clock = CLOCK.fullmatch(stream.metadata.get("DURATION", ""))
+    if clock and (length_s := 3600 * int(clock[1]) + 60 * int(clock[2]) + float(clock[3])):
+        return length_s, True
     if container.duration:
         return container.duration / 1e6, False  # FFmpeg counts in microseconds
     ends = [packet.pts + (packet.duration or 0) for packet in container.demux(stream) if packet.pts is not None]
@@ -223,7 +229,7 @@ def _stack_pixels(frames: list[Any], name: str) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error)).splitlines()[0]
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
 
 
 def _is_cover(stream: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 import wave
 import zlib
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from modeling_cosmo import CosmoProcessor
+from modeling_cosmo import CosmoProcessor, frames_cosmo
 from tests.modeling_cosmo.tiny import tiny_tokenizer, tiny_vision
 from tests.modeling_cosmo.videos import write_video
 
@@ -98,11 +99,15 @@ def test_pictures_that_cannot_be_read(processor, pictures, tmp_path):
         with pytest.raises(ValueError, match=f"sample 1: picture .*{message}") as raised:
             processor(images=[[pictures[0]], [value]])
         assert len(str(raised.value)) < 400, "one line, however long the culprit"
-    with (
-        Image.open(tmp_path / "torn.png") as opened,  # by the caller, who has not read it yet
-        pytest.raises(ValueError, match="sample 0: a picture cannot be read"),
-    ):
-        processor(images=[opened])
+    (tmp_path / "torn.qoi").write_bytes(b"qoif" + struct.pack(">IIBB", 3, 2, 3, 0))  # an IndexError to PIL
+    for name in ("torn.png", "torn.qoi"):
+        with (
+            Image.open(tmp_path / name) as opened,  # by the caller, who has not read it yet
+            pytest.raises(ValueError, match="sample 0: a picture cannot be read"),
+        ):
+            processor(images=[opened])
+        with pytest.raises(ValueError, match="sample 0: picture of .* bytes cannot be read"):
+            processor(images=[(tmp_path / name).read_bytes()])
 
 
 @pytest.mark.parametrize(
@@ -152,10 +157,37 @@ def test_a_video_that_cannot_be_decoded(processor, video, tmp_path):
         tmp_path / "none.mp4": r"none\.mp4 ",
         playlist: r"list\.mp4 cannot be decoded",
         "https://127.0.0.1:9/clip.mp4": "video https://127.0.0.1:9/clip.mp4 cannot be read",
+        "http://..a/clip.mp4": "video http://..a/clip.mp4 cannot be read",
     }
     for value, message in wrong.items():
         with pytest.raises(ValueError, match=f"sample 1: .*{message}"):
             processor(videos=[[frames(2)], [value]])
+
+
+def test_what_stands_at_an_address_is_called_by_it(processor, tmp_path, served):
+    (tmp_path / "none").write_text("neither picture nor video")
+    for kind in ("picture", "video"):
+        for name, message in (("none", "cannot be (read|decoded)"), ("gone", "cannot be read: .*404")):
+            with pytest.raises(ValueError, match=f"sample 0: {kind} {served}/{name} {message}"):
+                processor(**{"images" if kind == "picture" else "videos": [[f"{served}/{name}"]]})
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MAX_DOWNLOAD_BYTES", 20), ("MAX_DOWNLOAD_S", -1)])
+def test_what_an_address_sends_has_limits(processor, pictures, video, tmp_path, served, monkeypatch, limit, value):
+    """A server that never ends, or sends a byte now and then, would hold up or fill the machine."""
+    pictures[0].save(tmp_path / "picture.png")
+    (tmp_path / "clip.mp4").write_bytes(video.read_bytes())
+    monkeypatch.setattr(frames_cosmo, limit, value)
+    for call in ({"images": [[f"{served}/picture.png"]]}, {"videos": [[f"{served}/clip.mp4"]]}):
+        with pytest.raises(ValueError, match=rf"sample 0: \w+ {served}/\S+ is longer than .* or takes more than"):
+            processor(**call)
+
+
+def test_addresses_need_no_more_than_transformers_does(processor, video, tmp_path, served, monkeypatch):
+    """Its client is httpx2; httpx comes with the demo alone."""
+    (tmp_path / "clip.mp4").write_bytes(video.read_bytes())
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    assert processor(videos=[[f"{served}/clip.mp4"]])["media_mask"].all()
 
 
 @pytest.mark.parametrize(
@@ -256,9 +288,12 @@ def test_calls_that_cannot_be_meant(processor, call, message):
         processor(**call)
 
 
-def test_a_chat_with_sound(processor):
-    chat = [{"role": "user", "content": [{"type": "audio", "path": "a.wav"}]}]
-    with pytest.raises(ValueError, match="type 'audio'; CosmoProcessor reads text, image and video"):
+@pytest.mark.parametrize(
+    ("part", "kind"), [({"type": "audio", "path": "a.wav"}, "'audio'"), ({"text": "a"}, "None"), ("a", "'str'")]
+)
+def test_a_chat_with_what_is_neither_text_nor_picture_nor_video(processor, part, kind):
+    chat = [{"role": "user", "content": [part]}]
+    with pytest.raises(ValueError, match=f"type {kind}; CosmoProcessor reads text, image and video"):
         processor.apply_chat_template(chat, tokenize=True)
 
 

@@ -36,6 +36,13 @@ def test_the_collator_gives_inputs_and_labels():
     assert batch["media_mask"].tolist() == [[[True]], [[True]], [[False]]]
 
 
+def test_the_collator_names_a_sample_whose_media_are_no_list():
+    """An array has no truth value, which is not what is wrong with it."""
+    sample = {"text": "<visual><visual>a", "images": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}
+    with pytest.raises(ValueError, match=r"sample 0: cannot read images given as Tensor of shape \(2, 3, 8, 8\)"):
+        CosmoDataCollator(tiny_processor())([sample, sample])
+
+
 def test_parts_of_a_batch_weigh_by_their_labels(tmp_path):
     """Two parts with unequal numbers of labels give the gradient of the whole batch's mean over labels."""
     assert_close(gradients_of_a_step(tmp_path, 2, 2, False), gradients_of_a_step(tmp_path, 4, 1, False))

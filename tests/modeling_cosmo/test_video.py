@@ -186,6 +186,15 @@ def test_sound_that_goes_on_after_the_pictures(tmp_path):
     assert shown(decode_video(data, 3)) == [2, 4, 4]
 
 
+@pytest.mark.parametrize("clock", ["9e999:00:00.000000", "nan:00:00.00000000", "00:00:00.000000000", "x"])
+def test_a_length_that_is_no_length(tmp_path, clock):
+    """What the file's maker wrote there; the other lengths that it says count then."""
+    data = write_video(tmp_path / "clip.mkv", 10, RATE_HZ).read_bytes()
+    assert data.count(b"00:00:02.000000000") == 1
+    data = data.replace(b"00:00:02.000000000", clock.encode().ljust(18, b"\0"))
+    assert shown(decode_video(data, 2)) == [2, 7]
+
+
 def test_one_frame(tmp_path):
     path = write_video(tmp_path / "one.mp4", 1, RATE_HZ)
     assert decode_video(path, 3).shape == (3, 3, HEIGHT, WIDTH)
