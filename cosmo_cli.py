@@ -83,6 +83,11 @@ class PatchTokens(StrEnum):
     after_ln_post = "after_ln_post"
 
 
+def _shipped(package: str) -> str:
+    """Names of the recipes that a package brings, for `--help`, which imports none of them."""
+    return ", ".join(sorted(path.stem for path in (Path(__file__).parent / package / "recipes").glob("*.yaml")))
+
+
 @app.command()
 def quickstart(
     output: Annotated[
@@ -136,7 +141,9 @@ def toy_towers(
 def build(
     input_dir: Annotated[Path, typer.Argument(metavar="INPUT", help="A folder of videos, subtitles beside them.")],
     output: Annotated[Path, typer.Option(help="The corpus folder.")],
-    recipe: Annotated[str, typer.Option(help="A shipped recipe (laptop, toy) or a YAML file.")] = "laptop",
+    recipe: Annotated[
+        str, typer.Option(help=f"A shipped recipe ({_shipped('dataset_builder')}) or a YAML file.")
+    ] = "laptop",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes, default one a core; on a cluster: ranks at a time.")
     ] = None,
@@ -195,7 +202,7 @@ def inspect(
 
 @app.command()
 def train(
-    config: Annotated[str, typer.Option(help="A shipped recipe (toy) or a YAML file.")],
+    config: Annotated[str, typer.Option(help=f"A shipped recipe ({_shipped('training')}) or a YAML file.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys to change.")] = None,
     output: Annotated[Path | None, typer.Option(help="The run's folder; default runs/NAME.")] = None,
 ) -> None:
@@ -368,11 +375,17 @@ def demo(
 
 def _load_captioner(model: str) -> "Captioner":
     """A saved model, run by this project's code instead of the folder's."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
     from demo.engine import Captioner, check_model_name
     from modeling_cosmo import CosmoForConditionalGeneration, CosmoProcessor
 
     check_model_name(model)
-    return Captioner(CosmoForConditionalGeneration.from_pretrained(model), CosmoProcessor.from_pretrained(model))
+    try:
+        return Captioner(CosmoForConditionalGeneration.from_pretrained(model), CosmoProcessor.from_pretrained(model))
+    except (SafetensorError, StrictDataclassError) as error:  # of libraries, which name no file
+        raise ValueError(f"the model {model} is damaged: {error}") from error
 
 
 def _on_one_line(path: str) -> str:

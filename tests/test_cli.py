@@ -1,6 +1,8 @@
 """The console command: quick to answer, one clear line on bad input, thin over the functions behind it."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -119,6 +121,34 @@ def test_bad_input_gets_one_clear_line(case, tmp_path, monkeypatch, capsys):
     assert stopped.value.code == 1
     [line] = capsys.readouterr().err.splitlines()
     assert expected in line
+
+
+@pytest.mark.parametrize(("command", "package"), [("build", "dataset_builder"), ("train", "training")])
+def test_the_help_names_every_shipped_recipe(command, package):
+    options = {
+        name: option.help
+        for option in typer.main.get_group(cosmo_cli.app).commands[command].params
+        for name in option.opts
+    }
+    shipped = sorted(path.stem for path in (ROOT / package / "recipes").iterdir())
+    assert len(shipped) > 2
+    assert f"({', '.join(shipped)})" in options["--recipe" if command == "build" else "--config"]
+
+
+@pytest.mark.parametrize("damage", ["config.json", "model.safetensors"])
+def test_a_damaged_model_is_named(damage, tiny_model_folder, tmp_path, monkeypatch, capsys):
+    model = Path(shutil.copytree(tiny_model_folder, tmp_path / "model"))
+    if damage == "config.json":
+        text = (model / damage).read_text()
+        (model / damage).write_text(re.sub(r'"compress_ratio": \d+', '"compress_ratio": "one"', text))
+    else:
+        (model / damage).write_bytes((model / damage).read_bytes()[:-7])
+    monkeypatch.setattr(sys, "argv", ["cosmo", "caption", str(model), "clip.mp4"])
+    with pytest.raises(SystemExit) as stopped:
+        cosmo_cli.main()
+    assert stopped.value.code == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"cosmo: error: the model {model} is damaged: ")
 
 
 def test_damaged_videos_are_exit_code_3_unless_allowed(tmp_path):
