@@ -1,11 +1,14 @@
 """Pictures and text in order: the sample form of image-text pairs and of interleaved web pages."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import Features, Image, Json, List, Value
+
+from dataset_builder.errors import DamagedInput
+from dataset_builder.readers.tally import Tally
 
 
 DOCUMENT_FEATURES = Features(
@@ -71,6 +74,10 @@ class InterleavedDocument:
         return before, list(zip(images, after, strict=True))
 
 
+Pages = Iterable[tuple[str, Any]]
+MakeDocument = Callable[[str, Any], InterleavedDocument | None]
+
+
 def to_document_row(document: InterleavedDocument) -> dict[str, Any]:
     """A document as plain Python values, as `datasets` hands it out."""
     return {
@@ -82,6 +89,26 @@ def to_document_row(document: InterleavedDocument) -> dict[str, Any]:
         "license": document.license,
         "provenance": dict(document.provenance),
     }
+
+
+def document_rows(pages: Pages, make: MakeDocument, tally: Tally) -> Iterator[dict[str, Any]]:
+    """Rows of the pages that become documents; the others are counted.
+
+    Args:
+        pages: name and content of each.
+        make: a document of a page, or None where no picture is left; raises `DamagedInput` for malformed pages.
+        tally: counts what is left out.
+    """
+    for key, page in pages:
+        try:
+            document = make(key, page)
+        except DamagedInput as error:
+            tally.skip("malformed document", key, str(error))
+            continue
+        if document is None:
+            tally.skip("no image left", key)
+        else:
+            yield to_document_row(document)
 
 
 def from_document_row(row: Mapping[str, Any]) -> InterleavedDocument:

@@ -114,10 +114,15 @@ def _columns(schema: pa.Schema, url: str) -> list[str]:
         if name in schema.names
         and (pa.types.is_struct(kind := schema.field(name).type) or kind in (pa.binary(), pa.large_binary()))
     ]
-    captions = [name for name in CAPTION_COLUMNS if name in schema.names]
+    captions = [name for name in CAPTION_COLUMNS if name in schema.names and _is_text(schema.field(name).type)]
     if not encoded or not captions:
         raise ValueError(
             f"{url} has the columns {schema.names}; wanted are bytes of pictures in one of {list(IMAGE_COLUMNS)} and "
-            f"captions in one of {list(CAPTION_COLUMNS)} (of a table of addresses, download the pictures first)"
+            f"texts in one of {list(CAPTION_COLUMNS)} (of a table of addresses, download the pictures first)"
         )
     return [encoded[0], captions[0], *[name for name in KEY_COLUMNS if name in schema.names][:1]]
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)

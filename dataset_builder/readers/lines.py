@@ -1,7 +1,10 @@
 """Text files by lines: byte ranges of one large table as shards, JSON lines also inside a zip; bounded in size."""
 
 import csv
+import errno
 import json
+import lzma
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -19,6 +22,7 @@ MAX_ROW_BYTES = 4_000_000  # of a table; a document of captions has a few thousa
 MAX_JSON_BYTES = 64_000_000  # of a JSON line: a web page with all its pictures in base64
 CHUNK_BYTES = 1 << 20
 TOO_LONG = "line too long"
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")  # escaped or raw; most are halves of a pair
 
 
 class LineRange(NamedTuple):
@@ -112,10 +116,14 @@ def parse_json(data: str | bytes) -> Any:
     """A JSON value.
 
     Raises:
-        DamagedInput: for text that is none, or that is nested beyond measure.
+        DamagedInput: for text that is none, that is nested beyond measure, or that holds half a surrogate pair: no
+            tokenizer and no table takes such text.
     """
     try:
-        return json.loads(data)
+        value = json.loads(data)
+        if SURROGATE.search(data.encode() if isinstance(data, str) else data):
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except (ValueError, RecursionError) as error:
         raise DamagedInput(f"no JSON ({error})") from error
 
@@ -132,7 +140,13 @@ def _unzipped(raw: IO[bytes], url: str) -> Iterator[IO[bytes]]:
                 raise DamagedInput("a zip without a .jsonl file")
             with archive.open(names[0]) as file:
                 yield file
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
+    except DamagedInput:
+        raise
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, OSError) as error:
+        # RuntimeError: encrypted, or packed in a way nobody knows. ValueError: a name that is no UTF-8, a place before
+        # the file's start; so does a local file with EINVAL. Damaged bzip2 has no number. Other OSErrors: no damage.
+        if isinstance(error, OSError) and (type(error) is not OSError or error.errno not in (None, errno.EINVAL)):
+            raise
         raise DamagedInput(f"damaged zip ({error})") from error
 
 
@@ -157,4 +171,8 @@ def _lines(file: IO[bytes], offset: int, limit: int) -> Iterator[tuple[int, byte
 
 
 def _fields(line: bytes, delimiter: str) -> list[str]:
-    return next(csv.reader([line.decode()], delimiter=delimiter), [])
+    reader = csv.reader([line.decode(), ""], delimiter=delimiter)
+    fields = next(reader, [])
+    if reader.line_num > 1:
+        raise csv.Error("a quote that is not closed on its line")
+    return fields

@@ -1,6 +1,9 @@
 """Files that data name, inside one folder or below one address: a name that leads out of it is refused."""
 
+import errno
+import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -34,10 +37,16 @@ class MediaFolder:
         """
         name = check_name(name)
         folder = Path(self._split()[1]).resolve()
-        path = (folder / name).resolve()
+        path = Path(os.path.realpath(folder / name))  # `resolve` raises at a link that leads to itself
         if not path.is_relative_to(folder):
             raise DamagedInput(OUTSIDE)
-        if not path.is_file():
+        try:
+            there = path.is_file()
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            there = False
+        if not there:
             raise FileNotFoundError(name)
         return path
 
@@ -59,6 +68,20 @@ class MediaFolder:
             raise DamagedInput(f"file larger than {max_bytes} bytes")
         return data
 
+    def read_first(self, names: Iterable[str], max_bytes: int) -> bytes:
+        """The first of several files that exists.
+
+        Raises:
+            DamagedInput: as `read`.
+            FileNotFoundError: where none does.
+        """
+        for name in names:
+            try:
+                return self.read(name, max_bytes)
+            except FileNotFoundError:
+                continue
+        raise FileNotFoundError(f"none of {names}")
+
     def _split(self) -> tuple[Any, str]:
         """File system and path; the former is made once per process by fsspec."""
         return fsspec.core.url_to_fs(self.url)
@@ -68,8 +91,11 @@ def check_name(name: str) -> str:
     """A relative path that stays below its folder, with `/` and without `.`.
 
     Raises:
-        DamagedInput: for an absolute path, one with `..`, a drive, an address, a backslash or a control character.
+        DamagedInput: for an absolute path, one with `..`, a drive, an address, a backslash or a control character; for
+            a name that is no UTF-8.
     """
+    if re.search(r"[\ud800-\udfff]", name):
+        raise DamagedInput("name is no UTF-8")
     strange = re.search(r"[\x00-\x1f\x7f\\]|::|://|^[A-Za-z]:|^~", name)
     path = PurePosixPath(name)
     if strange or path.is_absolute() or ".." in path.parts or not path.name:

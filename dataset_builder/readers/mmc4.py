@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,13 +19,13 @@ from datasets import IterableDataset
 from scipy.optimize import linear_sum_assignment
 
 from dataset_builder.errors import DamagedInput
-from dataset_builder.readers.document import DOCUMENT_FEATURES, InterleavedDocument, to_document_row
+from dataset_builder.readers.document import DOCUMENT_FEATURES, InterleavedDocument, document_rows
 from dataset_builder.readers.images import MAX_IMAGE_BYTES, check_image
-from dataset_builder.readers.lines import MAX_JSON_BYTES, parse_json, read_json_lines
+from dataset_builder.readers.lines import read_json_lines
 from dataset_builder.readers.media_folder import MediaFolder
 from dataset_builder.readers.stream import Source, find_shards, stream_shards
 from dataset_builder.readers.tally import Tally
-from dataset_builder.readers.tar_samples import read_tar_samples
+from dataset_builder.readers.tar_samples import read_tar_pages
 
 
 THRESHOLD = 0.24  # cosine similarity under CLIP ViT-L/14 below which the released training drops a picture
@@ -79,16 +80,8 @@ class _Mmc4:
 
     def __call__(self, url: str, tally: Tally) -> Iterator[dict[str, Any]]:
         number = re.search(r"shard_(\d+)", PurePosixPath(url).name)
-        for key, page in _pages(url, tally):
-            try:
-                document = self.read_page(key, page, number[1] if number else None, tally)
-            except DamagedInput as error:
-                tally.skip("malformed document", key, str(error))
-                continue
-            if document is None:
-                tally.skip("no image left", key)
-            else:
-                yield to_document_row(document)
+        make = partial(self.read_page, shard=number[1] if number else None, tally=tally)
+        return document_rows(_pages(url, tally), make, tally)
 
     def read_page(self, key: str, page: Any, shard: str | None, tally: Tally) -> InterleavedDocument | None:
         """A page as a document, or None where no picture is left.
@@ -146,7 +139,7 @@ class _Mmc4:
             return _published_matches(infos, len(sentences))
         try:
             matrix = np.array(page["similarity_matrix"], dtype=np.float64)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise DamagedInput("similarity_matrix is no matrix of numbers") from error
         if matrix.shape != (len(infos), len(sentences)) or not np.isfinite(matrix).all():
             raise DamagedInput(
@@ -162,7 +155,7 @@ class _Mmc4:
         elif self.settings.images is None:
             raise FileNotFoundError
         else:
-            data = _read_first(self.settings.images, _possible_names(info.get("image_name"), shard))
+            data = self.settings.images.read_first(_possible_names(info.get("image_name"), shard), MAX_IMAGE_BYTES)
         check_image(data)
         return data
 
@@ -208,16 +201,10 @@ def decode_base64(text: Any) -> bytes:
 
 
 def _pages(url: str, tally: Tally) -> Iterator[tuple[str, Any]]:
-    if not url.endswith(".tar"):
-        stem = PurePosixPath(url).name.split(".")[0]
-        for number, page in read_json_lines(url, tally):
-            yield f"{stem}/{number}", page
-        return
-    for sample in read_tar_samples(url, {"json": MAX_JSON_BYTES}, tally):
-        try:
-            yield sample.key, parse_json(sample.fields["json"])
-        except DamagedInput as error:
-            tally.skip("malformed document", sample.key, str(error))
+    if url.endswith(".tar"):
+        return read_tar_pages(url, tally)
+    stem = PurePosixPath(url).name.split(".")[0]
+    return ((f"{stem}/{number}", page) for number, page in read_json_lines(url, tally))
 
 
 def _checked(page: Any) -> tuple[list[str], list[dict[str, Any]]]:
@@ -240,8 +227,8 @@ def _published_matches(infos: Sequence[dict[str, Any]], num_sentences: int) -> d
     matches: dict[int, tuple[int, float]] = {}
     for index, info in enumerate(infos):
         sentence, similarity = info.get("matched_text_index"), info.get("matched_sim")
-        if not isinstance(sentence, int) or not isinstance(similarity, (int, float)):
-            raise DamagedInput("neither a similarity_matrix nor matched_text_index and matched_sim")
+        if not isinstance(sentence, int) or not isinstance(similarity, (int, float)) or not abs(similarity) <= 1:
+            raise DamagedInput("neither a similarity_matrix nor matched_text_index and a cosine matched_sim")
         if not 0 <= sentence < num_sentences:
             raise DamagedInput(f"matched_text_index {sentence} of {num_sentences} sentences")
         if all(sentence != other for other, _ in matches.values()):
@@ -253,17 +240,3 @@ def _possible_names(name: Any, shard: str | None) -> list[str]:
     if not isinstance(name, str):
         raise DamagedInput("image_name is no text")
     return [name, f"{shard}/{name}"] if shard else [name]
-
-
-def _read_first(folder: MediaFolder, names: Sequence[str]) -> bytes:
-    """The first of several files that exists.
-
-    Raises:
-        FileNotFoundError: where none does.
-    """
-    for name in names:
-        try:
-            return folder.read(name, MAX_IMAGE_BYTES)
-        except FileNotFoundError:
-            continue
-    raise FileNotFoundError(names[0])

@@ -15,16 +15,16 @@ import pyarrow as pa
 from datasets import IterableDataset
 
 from dataset_builder.errors import DamagedInput
-from dataset_builder.readers.document import DOCUMENT_FEATURES, InterleavedDocument, to_document_row
+from dataset_builder.readers.document import DOCUMENT_FEATURES, InterleavedDocument, document_rows
 from dataset_builder.readers.image_text import MAX_TEXT_BYTES
 from dataset_builder.readers.images import MAX_IMAGE_BYTES, SUFFIXES, check_image
-from dataset_builder.readers.lines import MAX_JSON_BYTES, parse_json
+from dataset_builder.readers.lines import parse_json
 from dataset_builder.readers.media_folder import MediaFolder
 from dataset_builder.readers.mmc4 import decode_base64
 from dataset_builder.readers.parquet_rows import read_parquet
 from dataset_builder.readers.stream import Source, find_shards, stream_shards
 from dataset_builder.readers.tally import Tally
-from dataset_builder.readers.tar_samples import read_tar_members, read_tar_samples
+from dataset_builder.readers.tar_samples import read_tar_members, read_tar_pages
 
 
 COLUMNS = ("images", "texts", "general_metadata")
@@ -60,19 +60,10 @@ def url_hash(url: str) -> str:
 
 
 def _read_shard(url: str, tally: Tally, folder: MediaFolder | None) -> Iterator[dict[str, Any]]:
-    in_tar = url.endswith(".tar")
-    pages = _pages_of_tar(url, tally) if in_tar else _pages_of_table(url)
-    find = _picture_finder(None if in_tar else folder, PurePosixPath(url).stem, tally)
-    for key, page in pages:
-        try:
-            document = make_document(key, page, find, tally)
-        except DamagedInput as error:
-            tally.skip("malformed document", key, str(error))
-            continue
-        if document is None:
-            tally.skip("no image left", key)
-        else:
-            yield to_document_row(document)
+    if url.endswith(".tar"):
+        return document_rows(read_tar_pages(url, tally), partial(_make_embedded, tally=tally), tally)
+    find = _picture_finder(folder, PurePosixPath(url).stem, tally)
+    return document_rows(_pages_of_table(url), partial(make_document, find=find, tally=tally), tally)
 
 
 def make_document(key: str, page: Any, find: FindPicture, tally: Tally) -> InterleavedDocument | None:
@@ -120,8 +111,9 @@ def _picture(entry: Any, find: FindPicture) -> bytes:
 
 
 def _url_of(page: dict[str, Any]) -> str | None:
+    facts = page.get("general_metadata")
     try:
-        facts = parse_json(page.get("general_metadata") or "null")
+        facts = parse_json(facts) if isinstance(facts, (str, bytes)) else facts
     except DamagedInput:
         return None
     return facts.get("url") if isinstance(facts, dict) else None
@@ -143,17 +135,12 @@ def _columns(schema: pa.Schema, url: str) -> list[str]:
     return [name for name in COLUMNS if name in schema.names]
 
 
-def _pages_of_tar(url: str, tally: Tally) -> Iterator[tuple[str, Any]]:
-    for sample in read_tar_samples(url, {"json": MAX_JSON_BYTES}, tally):
-        try:
-            page = parse_json(sample.fields["json"])
-            if isinstance(page, dict) and isinstance(page.get("image_info"), list):
-                page["images"] = [entry and decode_base64(entry) for entry in page["image_info"]]
-                page["texts"] = [text or None for text in page.get("texts") or []]
-        except DamagedInput as error:
-            tally.skip("malformed document", sample.key, str(error))
-            continue
-        yield sample.key, page
+def _make_embedded(key: str, page: Any, tally: Tally) -> InterleavedDocument | None:
+    """As `make_document`, of the released training's form: base64 in `image_info`, and empty texts for none."""
+    if isinstance(page, dict) and isinstance(page.get("image_info"), list) and isinstance(page.get("texts"), list):
+        images = [entry and decode_base64(entry) for entry in page["image_info"]]
+        page = page | {"images": images, "texts": [text or None for text in page["texts"]]}
+    return make_document(key, page, _not_there, tally)
 
 
 def _picture_finder(folder: MediaFolder | None, stem: str, tally: Tally) -> FindPicture:
@@ -193,12 +180,8 @@ def _index_tar(tar: str, tally: Tally) -> dict[str, tuple[int, int]]:
 
 def _find_in_folder(folder: MediaFolder, url: str) -> bytes:
     name = url_hash(url)
-    for candidate in (f"{name}.jpg", name, *(f"{name}.{suffix}" for suffix in SUFFIXES if suffix != "jpg")):
-        try:
-            return folder.read(candidate, MAX_IMAGE_BYTES)
-        except FileNotFoundError:
-            continue
-    raise FileNotFoundError(url)
+    names = (f"{name}.jpg", name, *(f"{name}.{suffix}" for suffix in SUFFIXES if suffix != "jpg"))
+    return folder.read_first(names, MAX_IMAGE_BYTES)
 
 
 def _not_there(url: str) -> bytes:

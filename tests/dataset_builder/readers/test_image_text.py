@@ -90,6 +90,22 @@ def test_a_table_of_addresses_is_refused_with_what_to_do(tmp_path):
         list(image_text_pairs(tmp_path))
 
 
+def test_captions_that_are_no_texts_are_refused(tmp_path):
+    pq.write_table(pa.table({"jpg": [picture(1)], "text": [["one", "two"]]}), tmp_path / "coco.parquet")
+    with pytest.raises(ValueError, match=r"coco\.parquet has the columns .* texts in one of"):
+        list(image_text_pairs(tmp_path))
+    words = pa.array(["one"]).dictionary_encode()  # as pandas stores categories
+    pq.write_table(pa.table({"jpg": [picture(1)], "text": words}), tmp_path / "coco.parquet")
+    assert len(list(image_text_pairs(tmp_path))) == 1
+
+
+def test_a_text_that_is_no_utf8_is_damage(tmp_path):
+    wrong = pa.array([b"ok", b"\xff\xfe"]).view(pa.string())
+    pq.write_table(pa.table({"jpg": [picture(1)] * 2, "txt": wrong}), tmp_path / "0.parquet")
+    assert list(image_text_pairs(tmp_path, report=tmp_path / "report")) == []
+    assert read_summary(tmp_path / "report").skipped == {"rest of a damaged shard": 1}
+
+
 @pytest.mark.parametrize("cut", [100, 3000])
 def test_a_damaged_parquet_file_is_counted(cut, tmp_path):
     pq.write_table(pa.table({"jpg": [picture(1)] * 9, "txt": ["t"] * 9}), tmp_path / "0.parquet", compression="none")

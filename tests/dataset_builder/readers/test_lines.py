@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import random
 import tracemalloc
 import zipfile
 
@@ -42,6 +43,14 @@ def test_malformed_lines_are_counted(tmp_path, monkeypatch):
     assert found == [{"id": "1", "word": "good", "n": "1"}, {"id": "6", "word": "last", "n": "6"}]
     assert tally.skipped == {"malformed line": 3, "line too long": 1}
     assert tally.examples[0] == {"reason": "malformed line", "name": "byte 24", "detail": "2 fields, 3 expected"}
+
+
+def test_a_field_that_goes_on_in_the_next_line_is_not_handed_out_cut(tmp_path):
+    (tmp_path / "t.csv").write_text('id,word\n1,"first\nsecond"\n2,"a ""quoted"" one"\n3,5" long\n')
+    tally = Tally("table")
+    rows = [row for _, row in read_table(split_lines(str(tmp_path / "t.csv"), 1)[0], ",", ("id",), tally)]
+    assert rows == [{"id": "2", "word": 'a "quoted" one'}, {"id": "3", "word": '5" long'}]
+    assert tally.skipped == {"malformed line": 2}
 
 
 def test_a_table_of_something_else_is_refused(tmp_path):
@@ -92,6 +101,39 @@ def test_a_damaged_zip(fault, tmp_path):
     (tmp_path / "d.zip").write_bytes(b"not a zip" if fault == "no zip" else data)
     with pytest.raises(DamagedInput, match="zip"):
         list(read_json_lines(str(tmp_path / "d.zip"), Tally("d")))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_no_damage_of_a_zip_is_an_error_of_another_kind(method, tmp_path):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", method) as archive:
+        archive.writestr("d\u00fc.jsonl", "".join(f"{number * number}\n" for number in range(200)))
+    draw, damaged = random.Random(method), 0
+    for _ in range(60):
+        data = bytearray(content.getvalue())
+        for _ in range(draw.choice([1, 3, 9])):
+            data[draw.randrange(draw.choice([0, len(data) - 110]), len(data))] = draw.randrange(256)
+        (tmp_path / "d.zip").write_bytes(data)
+        try:
+            list(read_json_lines(str(tmp_path / "d.zip"), Tally("d")))
+        except DamagedInput:
+            damaged += 1
+    assert damaged > 20
+
+
+def test_a_zip_that_cannot_be_reached_is_no_damage(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        list(read_json_lines(str(tmp_path / "d.zip"), Tally("d")))
+    (tmp_path / "d.zip").mkdir()
+    with pytest.raises(IsADirectoryError):
+        list(read_json_lines(str(tmp_path / "d.zip"), Tally("d")))
+
+
+@pytest.mark.parametrize("data", ['["a\\ud83d"]', b'["\xed\xa0\xbd"]', '{"\\uDE00": 1}'])
+def test_half_of_a_surrogate_pair_is_no_text(data):
+    with pytest.raises(DamagedInput, match="surrogates not allowed"):
+        parse_json(data)
+    assert parse_json('["\\ud83d\\ude00", "\\\\ud83d"]') == ["\U0001f600", "\\ud83d"]
 
 
 def test_json_nested_beyond_measure():

@@ -48,6 +48,18 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
     assert folder.read("alias.mp4", 99) == b"inside"
 
 
+def test_names_that_no_file_can_have_are_missing_or_refused(tmp_path):
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    (tmp_path / "file").write_bytes(b"")
+    folder = MediaFolder(str(tmp_path))
+    for name in ("x" * 300, "loop.mp4", "file/x.mp4", "x/" * 3000 + "x"):
+        with pytest.raises(FileNotFoundError):
+            folder.read(name, 9)
+    for name in ("\ud800.mp4", "\udcff.mp4"):  # of JSON; of a tar whose names are no UTF-8
+        with pytest.raises(DamagedInput, match="no UTF-8"):
+            folder.read(name, 9)
+
+
 def test_both_kinds_of_folder_read_alike(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "b.mp4").write_bytes(b"12345")

@@ -141,6 +141,9 @@ def broken(**change):
         broken(similarity_matrix=[[0.1], [0.2, 0.3]]),
         broken(similarity_matrix=[["a"] * 4] * 3),
         broken(similarity_matrix=[[float("nan")] * 4] * 3),
+        broken(similarity_matrix=[[10**400] * 4] * 3),
+        broken(similarity_matrix=None, image_info=[{"matched_text_index": 0, "matched_sim": 10**400}]),
+        broken(similarity_matrix=None, image_info=[{"matched_text_index": 0, "matched_sim": float("nan")}]),
         broken(similarity_matrix=None, image_info=[{"matched_text_index": 4, "matched_sim": 0.5}]),
         broken(similarity_matrix=None, image_info=[{}]),
     ],
@@ -150,6 +153,14 @@ def test_malformed_documents_are_skipped(page, tmp_path):
     write_mmc4_zip(tmp_path / "a.jsonl.zip", [page, good])
     assert [document.document_id for document in read(tmp_path, tmp_path / "report")] == ["a/1"]
     assert read_summary(tmp_path / "report").skipped == {"malformed document": 1}
+
+
+def test_text_that_nothing_can_store_is_skipped(tmp_path):
+    """Half of a surrogate pair, as web pages have it: a tokenizer or a table would stop at it later."""
+    good = mmc4_page(1, SENTENCES, MATRIX, [picture(number) for number in range(3)])
+    write_mmc4_zip(tmp_path / "a.jsonl.zip", [broken(text_list=["half \ud83d", *SENTENCES[1:]]), good])
+    assert [document.document_id for document in read(tmp_path, tmp_path / "report")] == ["a/1"]
+    assert read_summary(tmp_path / "report").skipped == {"malformed line": 1}
 
 
 @pytest.mark.parametrize("text", ["!!!!", "abc", None, 7, "A" * 50_000_000])

@@ -80,12 +80,16 @@ def test_the_shards_of_the_released_training(tmp_path):
         "image_info": [base64.b64encode(picture(1)).decode(), None, base64.b64encode(b"broken").decode()],
     }
     failed = page | {"image_info": [None, None, None]}  # a picture that was not downloaded: neither of the two
-    members = [("1.json", json.dumps(page).encode()), ("2.json", json.dumps(failed).encode()), ("3.json", b"{")]
-    (document,) = read(write_tar(tmp_path / "0.tar", members), tmp_path / "report")
-    assert document.chunks() == ("", [(picture(1), "Text.")])
+    bad = [failed, page | {"texts": 7}, page | {"texts": None}, page | {"image_info": [7, None, None]}]
+    facts = [page | {"general_metadata": fact} for fact in ({"url": "https://example.org"}, 7, "{", [1])]
+    members = [(f"{index}.json", json.dumps(value).encode()) for index, value in enumerate([page, *bad, *facts])]
+    documents = read(write_tar(tmp_path / "0.tar", [*members, ("x.json", b"{")]), tmp_path / "report")
+    assert [document.document_id for document in documents] == ["0", "5", "6", "7", "8"]
+    assert [document.provenance["url"] for document in documents] == [None, "https://example.org", None, None, None]
+    assert {document.chunks() == ("", [(picture(1), "Text.")]) for document in documents} == {True}
     summary = read_summary(tmp_path / "report")
-    assert summary.skipped == {"malformed document": 2}
-    assert summary.dropped == {"image: damaged": 1}
+    assert summary.skipped == {"malformed document": 5}
+    assert summary.dropped == {"image: damaged": 5}
 
 
 @pytest.mark.parametrize(
