@@ -4,10 +4,10 @@ Tensors stay in their files until they are used, where the files allow that. Not
 """
 
 import json
-import pickle
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -45,11 +45,29 @@ def read_state(path: Path) -> State:
     return _read_shards(files)
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Content of a JSON file that holds an object.
+
+    Raises:
+        ValueError: if it holds anything else, naming it.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no text
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no JSON object but a {type(content).__name__}")
+    return content
+
+
 def _read_indexed(index: Path) -> State:
-    places = json.loads(index.read_text()).get("weight_map")
-    if not isinstance(places, dict):
+    places = read_object(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise ValueError(f"{index} has no weight_map: it is no index of shards")
-    files = [index.parent / name for name in sorted(set(places.values()))]
+    names = sorted(set(places.values()))
+    if outside := [name for name in names if Path(name).name != name]:
+        raise ValueError(f"{index} names the shard {outside[0]}, which does not lie beside it")
+    files = [index.parent / name for name in names]
     for file in files:
         if not file.is_file():
             raise ValueError(f"{index} names the shard {file.name}, which is missing")
@@ -89,23 +107,28 @@ def _read_file(path: Path) -> State:
     for wrapper in _WRAPPERS:
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
         raise ValueError(f"{path} holds no state dict")
     return state
 
 
 def _load_torch(path: Path) -> object:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, ValueError):  # a file in the form before torch 1.6 cannot be mapped
-        pass
-    except pickle.UnpicklingError as error:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except Exception as error:  # torch raises errors of all kinds about a damaged file, struct.error among them
         raise _unreadable(path, error) from error
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise _unreadable(path, error) from error
+
+
+def _is_zip(path: Path) -> bool:
+    """Whether a torch file can be mapped into memory: one in the form before torch 1.6 cannot."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
 
 
 def _unreadable(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"{path} is no torch file that can be read with weights_only=True: {error}")
+    """Without torch's pages of advice on how to run what is in the file."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    reason = next((line for line in lines if "WeightsUnpickler error" in line), lines[0]).partition(" Please use")[0]
+    return ValueError(f"{path} is no torch file that can be read with weights_only=True: {reason.strip()}")

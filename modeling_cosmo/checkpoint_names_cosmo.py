@@ -116,11 +116,18 @@ def _translate(name: str, tensor: torch.Tensor, base_prefix: str) -> Iterator[tu
 
 def _vision(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
     if fused := re.fullmatch(r"transformer\.resblocks\.(\d+)\.attn\.in_proj_(\w+)", name):
-        for part, piece in zip("qkv", tensor.chunk(3), strict=True):
+        for part, piece in zip("qkv", _split(name, tensor, 3), strict=True):
             yield f"model.vision_tower.encoder.layers.{fused[1]}.self_attn.{part}_proj.{fused[2]}", piece
     for old, new in _VISION:
         if match := re.fullmatch(old, name):
             yield f"model.vision_tower.{match.expand(new)}", tensor
+
+
+def _split(name: str, tensor: torch.Tensor, num_parts: int) -> tuple[torch.Tensor, ...]:
+    """Projections that were fused along their outputs."""
+    if not tensor.ndim or len(tensor) % num_parts:
+        raise ValueError(f"tensor {name} has shape {tuple(tensor.shape)}; it must hold {num_parts} projections")
+    return tensor.chunk(num_parts)
 
 
 def _resampler(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
@@ -157,7 +164,7 @@ def _block(target: str, name: str, tensor: torch.Tensor) -> Iterator[tuple[str, 
 def _attention(target: str, name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
     part, _, kind = name.partition(".")
     if part == "to_kv":
-        for new, piece in zip(("k_proj", "v_proj"), tensor.chunk(2), strict=True):
+        for new, piece in zip(("k_proj", "v_proj"), _split(f"{target}.{name}", tensor, 2), strict=True):
             yield f"{target}.{new}.{kind}", piece
     elif part in _LATENT_ATTENTION or part in ("norm", "norm_media", "norm_latents", "q_norm", "k_norm"):
         yield f"{target}.{_LATENT_ATTENTION.get(part, part)}.{kind}", tensor

@@ -4,20 +4,25 @@ Weights are read as safetensors or with `weights_only=True`, never unpickled. Ho
 """
 
 import argparse
-import json
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoConfig
 
-from .checkpoint_files_cosmo import read_state
+from .checkpoint_files_cosmo import read_object, read_state
 from .checkpoint_names_cosmo import State, plain_names, released_name, rename, without_use
 from .configuration_cosmo import CosmoConfig
+from .hub_cosmo import WEIGHTS
 from .modeling_cosmo import CosmoForConditionalGeneration
 from .presets_cosmo import PRESETS, Format, find_preset
 from .processing_cosmo import CosmoProcessor
@@ -32,6 +37,11 @@ from .released_towers_cosmo import (
     read_tower_config,
     read_vision_tower,
 )
+from .saved_folder_cosmo import remove_stale_files
+
+
+UNFINISHED = ".unfinished-"
+"""Begins the name of a folder in which a conversion is being written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +87,7 @@ def convert_checkpoint(
         checkpoint: safetensors or torch file, index of shards, or folder of shards.
         architecture: JSON file, or its content: `kind` and values of the language model's config (`language_model`),
             of open_clip's vision tower (`vision`), token ids, and depth, interval, ratio, where these are known.
-        output: folder to write.
+        output: folder to write; what it holds of an earlier model stays until the new one is whole.
         patch_tokens: which patch tokens the weights were trained on; see `CosmoConfig.patch_tokens`.
         tokenizer: path or id of the language model's tokenizer, to write a processor too. Default: the one in `text`,
             if there is no architecture.
@@ -96,8 +106,9 @@ def convert_checkpoint(
     form = find_format(state, format, "the option format")
     if chosen is not None:
         find_format(state, chosen.format, f"the preset {preset}")
-    text_config = _text_config(known) if text is None else read_text_config(text)
-    vision_config = read_vision_config(known["vision"]) if vision is None else read_tower_config(vision)
+    with _told_by_name("a tower's config"):
+        text_config = _text_config(known) if text is None else read_text_config(text)
+        vision_config = read_vision_config(known["vision"]) if vision is None else read_tower_config(vision)
     layout = read_layout(text_config)
     state = plain_names(state, f"{layout.base}.{layout.layers}")
     renamed, unused = rename(state, layout.base)
@@ -107,16 +118,18 @@ def convert_checkpoint(
     processor = None if tokenizer is None else build_processor(str(tokenizer), form, vision, vision_config)
     text_config.vocab_size = _count_tokens(renamed, layout, processor, text_config.vocab_size)
     token_ids = _token_ids(known, processor)
-    config = build_config(known, state, text_config, vision_config, patch_tokens, token_ids, chosen)
+    with _told_by_name("the architecture"):
+        config = build_config(known, state, text_config, vision_config, patch_tokens, token_ids, chosen)
     if processor is not None:
         processor.check_config(config)
 
     added = _read_towers(renamed, text, vision, layout, _widest_dtype(renamed))
     resized = _fit_tokens(added, layout, config)
     model = load_model(config, renamed | added, lambda name: _origin(state, name, layout))
-    model.save_pretrained(output)
-    if processor is not None:
-        processor.save_pretrained(output)
+    with _written_aside(Path(output)) as folder:
+        model.save_pretrained(folder)
+        if processor is not None:
+            processor.save_pretrained(folder)
     return Conversion(
         num_tensors=len(renamed) + len(added),
         format=form,
@@ -174,10 +187,41 @@ def _drop_tied_head(expected: State, state: State, model: CosmoForConditionalGen
 def _read_architecture(architecture: str | Path | dict[str, Any] | None) -> dict[str, Any]:
     if architecture is None or isinstance(architecture, dict):
         return architecture or {}
+    return read_object(Path(architecture))
+
+
+@contextmanager
+def _told_by_name(source: str) -> Iterator[None]:
+    """A value of the wrong type in a config, as an error that names where it comes from."""
     try:
-        return json.loads(Path(architecture).read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{architecture} is no JSON: {error}") from error
+        yield
+    except StrictDataclassError as error:
+        raise ValueError(f"{source} says what cannot be: {error}") from error
+
+
+@contextmanager
+def _written_aside(output: Path) -> Iterator[Path]:
+    """A folder inside `output` whose files take their places there together, when all of them are written.
+
+    Raises:
+        OSError: if they cannot be written, such as on a full disk.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    for left_over in output.glob(f"{UNFINISHED}*"):  # of a conversion that was killed
+        shutil.rmtree(left_over)
+    try:
+        with TemporaryDirectory(dir=output, prefix=UNFINISHED) as aside:
+            yield Path(aside)
+            written = sorted(Path(aside).iterdir())
+            for path in written:
+                path.replace(output / path.name)
+    except SafetensorError as error:  # of writing, which has errors of its own kind
+        raise OSError(f"{output} cannot be written: {error}") from error
+    names = {path.name for path in written}
+    for path in output.iterdir():
+        if WEIGHTS.fullmatch(path.name) and path.name not in names:
+            path.unlink()
+    remove_stale_files(output)
 
 
 def _check_sources(
@@ -187,8 +231,16 @@ def _check_sources(
         raise ValueError("give an architecture or a preset, not both")
     if not known and (text is None or vision is None):
         raise ValueError("give an architecture, or text and vision (the towers' folders), with a preset or without")
-    if checkpoint.resolve() in (output.resolve(), output.resolve() / "model.safetensors"):
-        raise ValueError(f"{output} holds the checkpoint, which would be overwritten: write to another folder")
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output} is a file: name a folder to write")
+    checkpoint = checkpoint.resolve()
+    folder = checkpoint.parent if WEIGHTS.fullmatch(checkpoint.name) else checkpoint
+    for name, source in (("the checkpoint", folder), ("the language model", text), ("the vision tower", vision)):
+        if source is not None and Path(source).resolve() == output.resolve():
+            raise ValueError(f"{output} holds {name}, which would be overwritten: write to another folder")
+    for name in ("language_model", "vision", "perceiver"):
+        if not isinstance(known.get(name, {}), dict):
+            raise ValueError(f"{name} in the architecture is {known[name]!r:.80}; it must be an object")
     lacking = []
     if known:
         needed = ["media_token_id", "eoc_token_id"]
@@ -290,7 +342,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         done = convert_checkpoint(**vars(options))
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 1
     sys.stdout.write(f"{done.describe(options.output)}\n")
     return 0

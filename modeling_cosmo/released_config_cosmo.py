@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from transformers import CLIPVisionConfig
 
 from .checkpoint_names_cosmo import State, without_use
@@ -151,18 +152,25 @@ def read_off(state: State) -> Found:
     useful = {name: tensor for name, tensor in state.items() if name not in useless}
     layers = _numbered(useful, r"lang_\w+\.(?:.+\.)?(\d+)\.decoder_layer\..+")
     last = blocks[max(blocks)]
-    inner_width, text_width = state[last].shape
+    inner_width, text_width = _matrix_shape(state, last)
     values = {
         "cross_attention_layers": (sorted(blocks), last),
         "compress_ratio": (RELEASED_HEADS * RELEASED_HEAD_DIM // inner_width, last),
         "qk_norm": (last.replace("to_q", "q_norm") in state, last),
         "resampler_depth": (len(depths), depths[max(depths)]),
         "the language model's width": (text_width, last),
-        "the vision tower's width": (state["perceiver.latents"].shape[1], "perceiver.latents"),
+        "the vision tower's width": (_matrix_shape(state, "perceiver.latents")[1], "perceiver.latents"),
     }
     if layers:
         values["the number of decoder layers"] = (max(layers) + 1, layers[max(layers)])
     return Found(values=values)
+
+
+def _matrix_shape(state: State, name: str) -> torch.Size:
+    shape = state[name].shape
+    if len(shape) != 2 or not all(shape):
+        raise ValueError(f"tensor {name} has shape {tuple(shape)}; it must be a matrix")
+    return shape
 
 
 def _numbered(state: State, pattern: str) -> dict[int, str]:

@@ -7,7 +7,13 @@ from typing import Any, NamedTuple
 import torch
 from huggingface_hub import snapshot_download
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, MptConfig, PreTrainedConfig
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    MptConfig,
+    PreTrainedConfig,
+)
 
 from .checkpoint_files_cosmo import read_state
 from .checkpoint_names_cosmo import State, rename
@@ -34,11 +40,20 @@ class Layout(NamedTuple):
 
 
 def read_layout(text_config: Any) -> Layout:
-    """Where a language model of this config keeps its parts."""
+    """Where a language model of this config keeps its parts.
+
+    Raises:
+        ValueError: if it is no causal language model, or keeps its layers in no list.
+    """
+    if type(text_config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ValueError(f"transformers has no causal language model of kind {text_config.model_type}")
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(text_config)
     names = {module: name for name, module in model.base_model.named_modules()}
-    stack = next(m for m in names if isinstance(m, nn.ModuleList) and len(m) == text_config.num_hidden_layers)
+    num_layers = getattr(text_config, "num_hidden_layers", None)
+    stack = next((m for m in names if isinstance(m, nn.ModuleList) and len(m) == num_layers), None)
+    if stack is None:
+        raise ValueError(f"{type(model).__name__} has no list of {num_layers} decoder layers")
     return Layout(model.base_model_prefix, names[stack], names[model.get_input_embeddings()])
 
 
@@ -53,9 +68,16 @@ def read_text_config(text: str) -> Any:
 
 
 def read_tower_config(vision: str) -> Any:
-    """Config of the vision tower in a folder or repository, which may be of a whole CLIP or SigLIP."""
+    """Config of the vision tower in a folder or repository, which may be of a whole CLIP or SigLIP.
+
+    Raises:
+        ValueError: if it is no vision transformer.
+    """
     config = AutoConfig.from_pretrained(vision)
-    return getattr(config, "vision_config", config)
+    config = getattr(config, "vision_config", config)
+    if not all(isinstance(getattr(config, name, None), int) for name in ("hidden_size", "image_size")):
+        raise ValueError(f"{vision} holds a model of kind {config.model_type}, not a CLIP or SigLIP vision tower")
+    return config
 
 
 def read_language_model(text: str, layout: Layout, dtype: torch.dtype) -> State:

@@ -3,6 +3,7 @@
 import json
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
@@ -32,16 +33,26 @@ def _stale_weights(folder: Path) -> list[Path]:
     whole, index = folder / SAFE_WEIGHTS_NAME, folder / SAFE_WEIGHTS_INDEX_NAME
     if not (whole.is_file() and index.is_file()):
         return []
-    shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    return [whole] if all((folder / shard).is_file() for shard in shards) else [index]
+    shards = set((_read_object(index).get("weight_map") or {}).values())
+    return [whole] if shards and all((folder / shard).is_file() for shard in shards) else [index]
 
 
 def _unused_code(folder: Path) -> list[Path]:
     """Files named like CosMo's code that no `auto_map` of the folder leads to."""
     used: set[Path] = set()
     for path in folder.glob("*config.json"):
-        for target in json.loads(path.read_text(encoding="utf-8")).get("auto_map", {}).values():
-            entry = folder / f"{target.rpartition('--')[2].partition('.')[0]}.py"
-            if entry.is_file():
-                used |= {entry, *map(Path, get_relative_import_files(entry))}
+        for targets in (_read_object(path).get("auto_map") or {}).values():
+            for target in targets if isinstance(targets, list) else [targets]:  # a tokenizer's: slow and fast, or null
+                entry = folder / f"{(target or '').rpartition('--')[2].partition('.')[0]}.py"
+                if entry.is_file():
+                    used |= {entry, *map(Path, get_relative_import_files(entry))}
     return [path for path in folder.glob("*_cosmo.py") if used and path not in used]
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """Content of a JSON file; nothing of one that a killed save has left half-written: nothing loads by it."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}

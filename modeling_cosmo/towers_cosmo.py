@@ -4,6 +4,7 @@ from os import PathLike
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 
@@ -57,9 +58,9 @@ def load_language_model(text: str | PathLike[str], dtype: torch.dtype) -> PreTra
         dtype: of the weights.
 
     Raises:
-        ValueError: if its files lack a weight, naming it.
+        ValueError: if its files are damaged, or lack a weight, naming it.
     """
-    return _whole(text, AutoModelForCausalLM.from_pretrained(text, dtype=dtype, output_loading_info=True))
+    return _load_whole(AutoModelForCausalLM, text, dtype)
 
 
 def load_vision_tower(vision: str | PathLike[str], dtype: torch.dtype) -> PreTrainedModel:
@@ -70,14 +71,17 @@ def load_vision_tower(vision: str | PathLike[str], dtype: torch.dtype) -> PreTra
         dtype: of the weights.
 
     Raises:
-        ValueError: if its files lack a weight, naming it.
+        ValueError: if its files are damaged, or lack a weight, naming it.
     """
-    model = _whole(vision, AutoModel.from_pretrained(vision, dtype=dtype, output_loading_info=True))
+    model = _load_whole(AutoModel, vision, dtype)
     return getattr(model, "vision_model", model)
 
 
-def _whole(path: str | PathLike[str], loaded: Any) -> PreTrainedModel:
-    model, info = loaded
+def _load_whole(kind: Any, path: str | PathLike[str], dtype: torch.dtype) -> PreTrainedModel:
+    try:
+        model, info = kind.from_pretrained(path, dtype=dtype, output_loading_info=True)
+    except (SafetensorError, RuntimeError) as error:  # a damaged file; weights of other shapes than the config's
+        raise ValueError(f"the weights of {path} cannot be loaded: {error}") from error
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"{path} lacks {len(missing)} weights of {type(model).__name__}, among them {missing[0]}")
     return model

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import resource
 from pathlib import Path
 
 import pytest
@@ -74,8 +75,14 @@ def test_code_in_a_file_is_not_run(architecture, tmp_path):
             return (Path.touch, (tmp_path / "harm",))
 
     (tmp_path / "weights.pt").write_bytes(pickle.dumps(Harmful(), protocol=2))  # as torch writes
-    with pytest.raises(ValueError, match="no torch file that can be read with weights_only=True"):
-        convert_checkpoint(tmp_path / "weights.pt", architecture, tmp_path / "model")
+    torch.save({"weight": Harmful()}, tmp_path / "zipped.pt")
+    for name in ("weights.pt", "zipped.pt"):
+        message = (
+            rf"{name} is no torch file .* weights_only=True: \S+Unpickler error: Unsupported global: GLOBAL getattr"
+        )
+        with pytest.raises(ValueError, match=message) as raised:
+            convert_checkpoint(tmp_path / name, architecture, tmp_path / "model")
+        assert "safe_globals" not in str(raised.value), "no advice on how to run it"
     assert not (tmp_path / "harm").exists()
 
 
@@ -116,6 +123,17 @@ def test_wrong_shapes_and_missing_tensors_are_named(convert, state, architecture
     short = {name: value for name, value in state.items() if name != "perceiver.norm.bias"}
     with pytest.raises(ValueError, match=r"lacks 1 tensors .* model.resampler.norm.bias"):
         convert(short, architecture)
+    for name, wrong, message in (
+        ("perceiver.latents", torch.zeros(7), r"perceiver.latents has shape \(7,\); it must be a matrix"),
+        (
+            "perceiver.layers.0.0.to_kv.weight",
+            torch.zeros(7, 10),
+            r"to_kv.weight has shape \(7, 10\); .* 2 projections",
+        ),
+    ):
+        assert name in state
+        with pytest.raises(ValueError, match=message):
+            convert(state | {name: wrong}, architecture)
     differing = state | {"module.temperature": state["temperature"] + 1}
     with pytest.raises(ValueError, match="temperature differs from another"):
         convert(differing, architecture)
@@ -167,6 +185,16 @@ def test_an_architecture_that_says_too_little(convert, state, architecture, tmp_
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(ValueError, match=r"broken.json is no JSON"):
         convert(state, tmp_path / "broken.json")
+    (tmp_path / "list.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"list.json holds no JSON object but a list"):
+        convert(state, tmp_path / "list.json")
+    with pytest.raises(ValueError, match="vision in the architecture is None; it must be an object"):
+        convert(state, architecture | {"vision": None})
+    text = architecture["language_model"] | {"hidden_size": "12"}
+    with pytest.raises(ValueError, match=r"a tower's config says what cannot be: .*'hidden_size'"):
+        convert(state, architecture | {"language_model": text})
+    with pytest.raises(ValueError, match=r"the architecture says what cannot be: .*'visual_token_id'"):
+        convert(state, architecture | {"media_token_id": "36"})
     del architecture["media_token_id"], architecture["vision"]["width"]
     with pytest.raises(ValueError, match="the architecture lacks media_token_id, width of vision"):
         convert(state, architecture)
@@ -183,10 +211,68 @@ def test_a_head_that_should_be_the_embeddings_is_refused(convert, state, archite
 
 
 def test_a_checkpoint_is_not_written_over(state, architecture, tmp_path):
+    """Nor are its shards, which saving would delete, nor the folder of a tower."""
     save_file(state, tmp_path / "model.safetensors")
-    for checkpoint in (tmp_path, tmp_path / "model.safetensors"):
-        with pytest.raises(ValueError, match="which would be overwritten"):
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    for checkpoint in (tmp_path, tmp_path / "model.safetensors", tmp_path / "model.safetensors.index.json"):
+        with pytest.raises(ValueError, match="holds the checkpoint, which would be overwritten"):
             convert_checkpoint(checkpoint, architecture, tmp_path)
+    (tmp_path / "text").mkdir()
+    for tower, name in (("text", "the language model"), ("vision", "the vision tower")):
+        with pytest.raises(ValueError, match=f"holds {name}, which would be overwritten"):
+            convert_checkpoint(
+                tmp_path / "model.safetensors", architecture, tmp_path / "text", **{tower: tmp_path / "text"}
+            )
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="file is a file: name a folder"):
+        convert_checkpoint(tmp_path / "model.safetensors", architecture, tmp_path / "file")
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_unfinished_conversion_leaves_the_model_of_before(convert, state, architecture, tmp_path, monkeypatch):
+    """Stopped by hand behind the weights, or by a full disk within them."""
+    convert(state, architecture)
+    before = contents(tmp_path / "model")
+    other = state | {"temperature": state["temperature"] + 1}
+
+    def saves_and_stops(self, folder, real=CosmoForConditionalGeneration.save_pretrained):
+        real(self, folder)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CosmoForConditionalGeneration, "save_pretrained", saves_and_stops)
+        with pytest.raises(KeyboardInterrupt):
+            convert(other, architecture)
+    assert contents(tmp_path / "model") == before
+    save_file(other, tmp_path / "weights.safetensors")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # bytes of a file; the weights have more
+    try:
+        with pytest.raises(OSError, match="model cannot be written: "):
+            convert_checkpoint(tmp_path / "weights.safetensors", architecture, tmp_path / "model")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert contents(tmp_path / "model") == before
+    convert(other, architecture)
+    assert contents(tmp_path / "model").keys() == before.keys()
+    assert contents(tmp_path / "model") != before
+
+
+def test_what_a_killed_conversion_and_an_older_model_leave_is_replaced(convert, state, architecture, tmp_path):
+    convert(state, architecture)
+    expect = contents(tmp_path / "model")
+    whole = CosmoForConditionalGeneration.from_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    whole.save_pretrained(tmp_path / "model", max_shard_size="50KB")
+    assert (tmp_path / "model" / "model.safetensors.index.json").is_file()
+    (tmp_path / "model" / ".unfinished-1").mkdir()
+    (tmp_path / "model" / ".unfinished-1" / "model.safetensors").write_text("half")
+    (tmp_path / "model" / "notes.txt").write_text("mine")
+    convert(state, architecture)
+    assert contents(tmp_path / "model") == expect | {Path("notes.txt"): b"mine"}
 
 
 def test_a_checkpoint_of_another_language_model_is_refused(convert, state, architecture):

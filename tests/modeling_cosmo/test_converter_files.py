@@ -1,6 +1,7 @@
 """Files that checkpoints come in: shards with and without an index, old torch files, and what is wrong with them."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -75,9 +76,27 @@ def test_an_index_that_names_too_much(state, tmp_path):
     index.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"lack 1 tensors that it names, among them part.9"):
         read_state(tmp_path)
-    index.write_text("{}")
-    with pytest.raises(ValueError, match="has no weight_map"):
-        read_state(tmp_path)
+    for text, message in (
+        ("{}", "has no weight_map"),
+        ('{"weight_map": {"part.1": 3}}', "has no weight_map"),
+        ("[1]", "holds no JSON object but a list"),
+        ('{"weight', r"index\.json is no JSON"),
+    ):
+        index.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_state(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../secret.safetensors", "{outside}/secret.safetensors", "in/secret.safetensors"])
+def test_an_index_that_leads_out_of_its_folder(state, tmp_path, name):
+    folder = tmp_path / "checkpoint"
+    (folder / "in").mkdir(parents=True)
+    for place in (tmp_path, folder / "in"):
+        save(state, place / "secret.safetensors")
+    name = name.format(outside=tmp_path)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(state, name)}))
+    with pytest.raises(ValueError, match=f"index.json names the shard {name}, which does not lie beside it"):
+        read_state(folder)
 
 
 def test_a_tensor_in_two_shards(state, tmp_path):
@@ -107,8 +126,36 @@ def test_files_that_hold_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"broken.pt is no torch file"):
         read_state(tmp_path / "broken.pt")
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(ValueError, match=r"list.pt holds no state dict"):
-        read_state(tmp_path / "list.pt")
+    torch.save({1: torch.ones(2)}, tmp_path / "numbers.pt")
+    for name in ("list.pt", "numbers.pt"):
+        with pytest.raises(ValueError, match=f"{name} holds no state dict"):
+            read_state(tmp_path / name)
+
+
+def test_damage_of_any_kind_gives_tensors_or_a_value_error(state, tmp_path):
+    """Cut off or changed in a few bytes; the message is one line and gives no advice to run the file."""
+    save(state, tmp_path / "whole.safetensors")
+    save(state, tmp_path / "whole.pt")
+    torch.save(state, tmp_path / "whole.bin", _use_new_zipfile_serialization=False)
+    draw = random.Random(0)
+    refusals = []
+    for path in sorted(tmp_path.iterdir()):
+        for trial in range(40):
+            data = bytearray(path.read_bytes())
+            data = data[: draw.randrange(len(data))] if trial % 3 == 0 else data
+            for _ in range(trial % 9):
+                data[draw.randrange(len(data))] = draw.randrange(256)
+            damaged = tmp_path / f"damaged{path.suffix}"
+            damaged.unlink(missing_ok=True)
+            damaged.write_bytes(data)
+            try:
+                read_state(damaged)
+            except ValueError as error:
+                refusals.append(str(error).partition(str(damaged)))
+    assert len(refusals) > 40
+    assert {len(refusal.splitlines()) for _, damaged, refusal in refusals if damaged} == {1}
+    assert max(len(refusal) for *_, refusal in refusals) < 500
+    assert all(damaged for _, damaged, _ in refusals)
 
 
 @pytest.mark.skipif(not MAPS.is_file(), reason="only Linux tells which files are mapped into memory")

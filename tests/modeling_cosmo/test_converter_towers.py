@@ -154,6 +154,16 @@ def test_a_tower_that_is_not_there_is_named(tmp_path):
         convert_checkpoint(tmp_path / "weights.safetensors", None, tmp_path / "model", text=tmp_path / "text")
 
 
+def test_towers_that_were_mixed_up_are_refused(tmp_path):
+    write_towers(tmp_path, "opt")
+    for towers, message in (
+        ({"vision": tmp_path / "text"}, "text holds a model of kind opt, not a CLIP or SigLIP vision tower"),
+        ({"text": tmp_path / "vision"}, "transformers has no causal language model of kind clip_vision_model"),
+    ):
+        with pytest.raises(ValueError, match=f"{message}$"):
+            convert(tmp_path, trained_state("opt"), **towers)
+
+
 def test_a_tower_that_lacks_weights_is_refused(tmp_path):
     """Else transformers would draw them at random."""
     write_towers(tmp_path, "opt")
@@ -163,6 +173,23 @@ def test_a_tower_that_lacks_weights_is_refused(tmp_path):
     with pytest.raises(
         ValueError, match=r"text lacks 1 weights of OPTForCausalLM, .* model.decoder.layers.2.fc1.weight"
     ):
+        convert(tmp_path, trained_state("opt"))
+
+
+@pytest.mark.parametrize("tower", ["text", "vision"])
+def test_a_tower_whose_weights_are_damaged_is_named(tower, tmp_path):
+    write_towers(tmp_path, "opt")
+    weights = tmp_path / tower / "model.safetensors"
+    whole = weights.read_bytes()
+    for data in (whole[:-3], b""):
+        weights.write_bytes(data)
+        with pytest.raises(ValueError, match=f"the weights of .*{tower} cannot be loaded: "):
+            convert(tmp_path, trained_state("opt"))
+    weights.write_bytes(whole)
+    config = json.loads((tmp_path / tower / "config.json").read_text())
+    name = "ffn_dim" if tower == "text" else "intermediate_size"
+    (tmp_path / tower / "config.json").write_text(json.dumps(config | {name: 24}))
+    with pytest.raises(ValueError, match=f"the weights of .*{tower} cannot be loaded: "):
         convert(tmp_path, trained_state("opt"))
 
 

@@ -147,6 +147,20 @@ def test_a_second_save_leaves_nothing_stale(model, processor, tmp_path):
         assert torch.equal(loaded.model.resampler.latents, model.model.resampler.latents)
 
 
+def test_saving_again_over_what_a_killed_save_left(model, processor, tmp_path):
+    """And beside a tokenizer with code of its own, whose entry is a pair."""
+    folder = save(tmp_path / "model", model, processor)
+    whole = names(folder)
+    (folder / "model.safetensors.index.json").write_text('{"weight')
+    (folder / "former_cosmo.py").write_text("")
+    (folder / "processor_config.json").write_text("")
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    tokenizer["auto_map"] = {"AutoTokenizer": ["tokenization_own.OwnTokenizer", None]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    save(folder, model, processor)
+    assert names(folder) == whole
+
+
 def test_saving_the_model_alone_keeps_the_code_of_the_processor(model, processor, tmp_path):
     folder = save(tmp_path / "model", model, processor)
     before = names(folder)
