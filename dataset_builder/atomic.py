@@ -30,7 +30,8 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
                 os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        if error.filename not in (None, str(path), str(temporary), str(path.parent)):
+        known = (str(path), str(temporary), str(path.parent))
+        if error.filename not in (None, *known) and error.filename2 not in known:  # a copy names both its ends
             raise  # something else the block read or wrote
         reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
         raise WriteError(f"cannot write {path}: {reason}; nothing half-written is kept, run again to go on") from error

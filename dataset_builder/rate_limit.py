@@ -5,6 +5,8 @@ import os
 import time
 from pathlib import Path
 
+from dataset_builder.atomic import WriteError
+
 
 class RateLimit:
     """Hands out moments, evenly spaced; a file that all workers lock holds the next free one.
@@ -19,8 +21,20 @@ class RateLimit:
         file.parent.mkdir(parents=True, exist_ok=True)
 
     def wait(self) -> None:
-        """Return when the next request may be made."""
+        """Return when the next request may be made.
+
+        Raises:
+            WriteError: where the disk is full.
+        """
         now_s = time.time()
+        try:
+            mine_s = self._book(now_s)
+        except OSError as error:
+            raise WriteError(f"cannot write {self._file}: {error.strerror}; run again to go on") from error
+        time.sleep(max(mine_s - now_s, 0.0))
+
+    def _book(self, now_s: float) -> float:
+        """Take the next free moment."""
         with os.fdopen(os.open(self._file, os.O_RDWR | os.O_CREAT), "r+") as shared:
             fcntl.flock(shared, fcntl.LOCK_EX)
             try:
@@ -31,4 +45,4 @@ class RateLimit:
             shared.seek(0)
             shared.truncate()
             shared.write(repr(mine_s + self._gap_s))
-        time.sleep(max(mine_s - now_s, 0.0))
+        return mine_s

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import resource
 import socket
 import time
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from dataset_builder.atomic import WriteError
 from dataset_builder.chat import Answer, ModelUnavailable, NoAnswer
 from dataset_builder.chat_endpoint import EndpointChat, read_answer, retry_after_s
 from dataset_builder.rate_limit import RateLimit
@@ -185,3 +187,14 @@ def test_requests_are_spaced_also_between_processes(tmp_path):
     limits[0].wait()
     (tmp_path / "next").write_text("nan")
     limits[0].wait()
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path):
+    limit, before = RateLimit(tmp_path / "next", per_minute=600.0), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, before[1]))
+    try:
+        with pytest.raises(WriteError, match=r"^cannot write .*next: File too large; run again to go on$"):
+            limit.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    limit.wait()
