@@ -97,17 +97,19 @@ def load_embeddings(folder: str, video_id: str, num_frames: int) -> np.ndarray:
     """Embeddings made elsewhere, `FOLDER/VIDEO_ID.npy` of shape `(num_frames, D)`.
 
     Raises:
-        DamagedInput: where the file is missing or has another shape.
+        DamagedInput: where the file is missing, has another shape, or holds something else than finite numbers.
     """
     path = Path(folder, f"{video_id}.npy")
     if not path.is_file():
         raise DamagedInput(f"no embeddings {video_id}.npy in the folder that the recipe names")
     try:
-        embeddings = np.load(path, allow_pickle=False)
+        embeddings = np.array(np.lib.format.open_memmap(path, mode="r"))  # a header may promise more than there is
     except ValueError as error:
         raise DamagedInput(f"embeddings {video_id}.npy are no plain array ({error})") from error
     if embeddings.ndim != 2 or len(embeddings) != num_frames:
         raise DamagedInput(f"embeddings {video_id}.npy have shape {embeddings.shape}; expected ({num_frames}, D)")
+    if embeddings.dtype.kind not in "fiu" or not np.isfinite(embeddings).all():
+        raise DamagedInput(f"embeddings {video_id}.npy are not finite numbers")
     return embeddings
 
 

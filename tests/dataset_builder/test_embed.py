@@ -97,5 +97,16 @@ def test_embeddings_from_files(tmp_path):
     with pytest.raises(DamagedInput, match=r"no embeddings b\.npy"):
         load_embeddings(str(tmp_path), "b", 8)
     np.save(tmp_path / "c.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(DamagedInput, match="no plain array"):
-        load_embeddings(str(tmp_path), "c", 1)
+    np.savez(tmp_path / "zip", np.ones((1, 3)))
+    (tmp_path / "zip.npz").rename(tmp_path / "d.npy")
+    (tmp_path / "e.npy").touch()
+    with (tmp_path / "f.npy").open("wb") as file:  # a header that promises 2 TB
+        header = {"descr": "<f8", "fortran_order": False, "shape": (1, 10**12 // 4)}
+        np.lib.format.write_array_header_1_0(file, header)
+    for name in "cdef":
+        with pytest.raises(DamagedInput, match="no plain array"):
+            load_embeddings(str(tmp_path), name, 1)
+    for values in ([["a"]], [[1j]], [[float("nan")]]):
+        np.save(tmp_path / "g.npy", np.array(values))
+        with pytest.raises(DamagedInput, match=r"g\.npy are not finite numbers"):
+            load_embeddings(str(tmp_path), "g", 1)
