@@ -50,13 +50,19 @@ class CaptionStage:
         self.captioner = make_captioner(settings, seed)
 
     def __call__(self, drafts: Iterable[Draft]) -> Iterator[Draft]:
-        """Videos whose clips have captions, perhaps empty ones."""
+        """Videos whose clips have captions, perhaps empty ones; a clip that a model has no sensible one for goes."""
         return each(drafts, self._caption)
 
     def _caption(self, draft: Draft) -> Draft:
         said = [clip.asr for clip in draft.record.clips]
         clips = [
-            replace(clip, caption=written.caption, frame_captions=written.frame_captions or clip.frame_captions)
+            replace(
+                clip,
+                caption=written.caption,
+                frame_captions=written.frame_captions or clip.frame_captions,
+                keep=clip.keep and not written.fault,
+                drop_reason=clip.drop_reason or (f"no usable caption: {written.fault}" if written.fault else ""),
+            )
             for clip, written in zip(draft.record.clips, self.captioner(draft.source, draft.spans, said), strict=True)
         ]
         return draft.with_clips(clips).noted("caption", self.captioner.provenance())
@@ -69,6 +75,8 @@ class Captions(NamedTuple):
     """The clip's caption; empty where there is nothing to say."""
     frame_captions: tuple[str, ...] = ()
     """Captions of single frames it is made from, in time order."""
+    fault: str = ""
+    """Why a model has no usable caption for the clip, which then goes."""
 
 
 class Captioner(Protocol):

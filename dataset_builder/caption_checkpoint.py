@@ -1,12 +1,15 @@
-"""A captioner whose caption is what a transformers checkpoint says about the middle frame of the clip."""
+"""A captioner whose caption is what a transformers checkpoint says about the middle frame of the clip.
+
+It asks as the stage `look` does (look.py): nonsense, or no answer in time, is asked for once more, then the clip goes.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
 from dataset_builder.caption import Captions
 from dataset_builder.clip_frames import clip_frames
-from dataset_builder.frame_captioner import load_captioner
 from dataset_builder.inputs import SourceVideo
+from dataset_builder.look import LookSettings, LookStage
 
 
 class CheckpointCaptioner:
@@ -22,18 +25,20 @@ class CheckpointCaptioner:
     """
 
     def __init__(self, checkpoint: str, prompt: str, max_new_tokens: int) -> None:
-        self._prompt, self._max_new_tokens = prompt, max_new_tokens
-        self._model = load_captioner(checkpoint)
+        self._look = LookStage(LookSettings(checkpoint=checkpoint, prompt=prompt, max_new_tokens=max_new_tokens))
 
     def provenance(self) -> dict[str, Any]:
-        """Tool, version, weights and prompt."""
-        return self._model.provenance() | {"prompt": self._prompt, "max_new_tokens": self._max_new_tokens}
+        """Tool, version, weights, prompt and limits."""
+        settings = self._look.settings
+        keys = ("prompt", "max_new_tokens", "max_words")
+        return self._look.captioner.provenance() | {key: getattr(settings, key) for key in keys}
 
     def __call__(
         self, source: SourceVideo, clips: Sequence[tuple[float, float]], speech: Sequence[str]
     ) -> list[Captions]:
-        """One caption per clip, that of its middle frame."""
-        answers: list[str | None] = []
+        """One caption per clip, that of its middle frame; or why there is none."""
+        captions: list[Captions] = []
         for frames in clip_frames(source.path, clips, frames_per_clip=1):
-            answers += self._model(frames[:, 0], self._prompt, self._max_new_tokens)
-        return [Captions(answer or "", (answer or "",)) for answer in answers]
+            answers = self._look.captions(frames[:, 0])
+            captions += [Captions(said, (said,) if said else (), fault or "") for said, fault in answers]
+        return captions

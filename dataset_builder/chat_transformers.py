@@ -13,6 +13,8 @@ from dataset_builder.model_folders import find_model, first_line, weights
 
 
 RETRY_TEMPERATURE = 0.7
+TRIES = 2
+"""How often a question is asked whose answer takes too long: the machine may be less busy then."""
 
 
 class TransformersChat:
@@ -21,7 +23,7 @@ class TransformersChat:
     Args:
         checkpoint: folder or repository of a causal language model whose tokenizer has a chat template.
         max_new_tokens: the longest answer.
-        timeout_s: generation stops after this long, and the question has no answer.
+        timeout_s: generation stops after this long; when that has happened twice, the question has no answer.
 
     Raises:
         ValueError: where the checkpoint cannot be loaded, or is no chat model.
@@ -53,16 +55,17 @@ class TransformersChat:
         how: dict[str, Any] = {"do_sample": False}
         if attempt:
             how = {"do_sample": True, "temperature": RETRY_TEMPERATURE}
-        begin_s = time.monotonic()
-        with torch.inference_mode(), torch.random.fork_rng():
-            torch.manual_seed(attempt)
-            tokens = self._model.generate(
-                **inputs, max_new_tokens=self._max_new_tokens, max_time=self._timeout_s, **how
-            )[0, asked:]
-        if time.monotonic() - begin_s >= self._timeout_s:
-            raise NoAnswer("timed out")
-        text = self._tokenizer.decode(tokens, skip_special_tokens=True)
-        return Answer(text=text, input_tokens=asked, output_tokens=len(tokens))
+        for _ in range(TRIES):
+            begin_s = time.monotonic()
+            with torch.inference_mode(), torch.random.fork_rng():
+                torch.manual_seed(attempt)
+                tokens = self._model.generate(
+                    **inputs, max_new_tokens=self._max_new_tokens, max_time=self._timeout_s, **how
+                )[0, asked:]
+            if time.monotonic() - begin_s < self._timeout_s:
+                text = self._tokenizer.decode(tokens, skip_special_tokens=True)
+                return Answer(text=text, input_tokens=asked, output_tokens=len(tokens))
+        raise NoAnswer("timed out")
 
     def _inputs(self, system: str, user: str) -> Any:
         """The question through the model's template; where that knows no system role, the user says it all."""

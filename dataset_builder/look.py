@@ -86,7 +86,7 @@ class LookStage:
         """Clips with what is seen in their frames `(n, F, H, W, 3)`."""
         per_clip = frames.shape[1]
         flat = frames.reshape(-1, *frames.shape[2:])  # (n * F, H, W, 3)
-        answers, regions = self._captions(flat), self._regions(flat)
+        answers, regions = self.captions(flat), self._regions(flat)
         looked = []
         for index, clip in enumerate(clips):
             of_clip = slice(index * per_clip, (index + 1) * per_clip)
@@ -104,7 +104,7 @@ class LookStage:
             )
         return looked
 
-    def _captions(self, frames: np.ndarray) -> list[tuple[str, str | None]]:
+    def captions(self, frames: np.ndarray) -> list[tuple[str, str | None]]:
         """Answer and fault of every frame; frames whose answer is nonsense are asked once more, alone."""
         settings, answers = self.settings, list[str | None]()
         for first in range(0, len(frames), settings.batch_size):

@@ -3,8 +3,11 @@
 import pytest
 import torch
 
-from dataset_builder import build_corpus, load_recipe, read_corpus
+from dataset_builder import Clip, InterleavedVideo, build_corpus, load_recipe, read_corpus
+from dataset_builder.caption import CaptionSettings, CaptionStage
 from dataset_builder.caption_checkpoint import CheckpointCaptioner
+from dataset_builder.draft import Draft
+from dataset_builder.frame_captioner import FrameCaptioner
 from dataset_builder.inputs import SourceVideo
 from tests.dataset_builder.make_videos import encode, story
 from tests.dataset_builder.tiny_captioners import WORDS, write_blip, write_git, write_llava, write_vit_gpt2
@@ -31,7 +34,8 @@ def test_any_image_to_text_checkpoint_captions_every_clip(tmp_path, write, promp
     captions = captioner(source, clips, [""] * 3)
     assert len(captions) == 3
     for said in captions:
-        assert said.frame_captions == (said.caption,)
+        assert said.frame_captions == ((said.caption,) if said.caption else ())
+        assert bool(said.caption) != bool(said.fault)
         assert set(said.caption.split()) <= set(WORDS[4:]) | {"[UNK]"}
         assert len(said.caption.split()) <= 5 + 3  # new words, and BLIP repeats the prompt as the caption's begin
     assert captions == captioner(source, clips, [""] * 3)  # greedy: the same words each time
@@ -39,6 +43,28 @@ def test_any_image_to_text_checkpoint_captions_every_clip(tmp_path, write, promp
     assert facts["checkpoint"] == "captioner"
     assert facts["prompt"] == prompt
     assert str(tmp_path) not in str(facts)
+
+
+def test_nonsense_and_silence_are_asked_for_again_and_then_the_clip_goes(tmp_path, monkeypatch):
+    write_blip(tmp_path / "captioner")
+    path = encode(tmp_path / "v.mp4", story(0))
+    source = SourceVideo(split="train", video_id="v", path=path, name="v.mp4", subtitles=None, truth=None)
+    stage = CaptionStage(CaptionSettings(captioner="checkpoint", checkpoint=str(tmp_path / "captioner")), seed=0)
+    script: list[list[str | None]] = [["so so so", None, "a red star"], ["a cook"], [None]]
+    asked = []
+
+    def answer(self, frames, *settings):
+        asked.append(len(frames))
+        return script.pop(0)
+
+    monkeypatch.setattr(FrameCaptioner, "__call__", answer)
+    clips = tuple(Clip(start_s=2.0 * index, end_s=2.0 * index + 2) for index in range(3))
+    draft = Draft(source=source, record=InterleavedVideo(video_id="v", duration_s=6.0, clips=clips))
+    (done,) = stage([draft])
+    assert asked == [3, 1, 1]
+    assert [clip.caption for clip in done.record.clips] == ["a cook", "", "a red star"]
+    assert [clip.drop_reason for clip in done.record.clips] == ["", "no usable caption: timed out", ""]
+    assert [clip.keep for clip in done.record.clips] == [True, False, True]
 
 
 def test_what_is_no_captioner_is_refused_in_one_line(tower_dir):
@@ -59,6 +85,7 @@ def test_a_recipe_runs_a_checkpoint(tmp_path, tower_dir):
         "filter.drop_repeated_captions": False,
     }
     build_corpus(tmp_path / "in", tmp_path / "out", load_recipe("laptop", overrides), workers=1, progress=False)
-    (record,) = read_corpus(tmp_path / "out", "train")
+    (record,) = read_corpus(tmp_path / "out", "train", include_dropped=True)
     assert record.provenance["caption"]["checkpoint"] == "captioner"
-    assert all(clip.frame_captions == (clip.caption,) for clip in record.clips)
+    assert all(clip.frame_captions == ((clip.caption,) if clip.caption else ()) for clip in record.clips)
+    assert all(bool(clip.caption) != clip.drop_reason.startswith("no usable caption") for clip in record.clips)

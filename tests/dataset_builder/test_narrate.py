@@ -412,6 +412,22 @@ def test_a_chat_model_of_transformers_answers_here(tmp_path, kind):
         slow("Be kind.", "hello", 0)
 
 
+def test_a_chat_model_that_is_too_slow_once_is_asked_again(tmp_path):
+    write_chat(tmp_path / "chat", "llama")
+    chat = TransformersChat(str(tmp_path / "chat"), max_new_tokens=3, timeout_s=60.0)
+    expected, generate, asked = chat("s", "u", 0), chat._model.generate, list[float]()
+
+    def slow_at_first(**inputs):
+        asked.append(inputs["max_time"])
+        time.sleep(0 if asked[1:] else 0.1)
+        chat._timeout_s = 60.0 if asked[1:] else 0.1
+        return generate(**inputs)
+
+    chat._model.generate, chat._timeout_s = slow_at_first, 0.1
+    assert chat("s", "u", 0) == expected
+    assert len(asked) == 2
+
+
 def test_a_random_model_narrates_nothing_and_one_that_writes_json_does(tmp_path):
     words = write_chat(tmp_path / "chat", "qwen2")
     settings = {
