@@ -16,11 +16,11 @@ from dataset_builder.collection_captions import with_captions
 from dataset_builder.corpus_statistics import SplitStatistics, TokenCounter, token_counter, total
 from dataset_builder.draft import Draft, Fault
 from dataset_builder.engines import Engine, Work, run_local
-from dataset_builder.inputs import SourceVideo, find_videos
+from dataset_builder.inputs import SourceVideo, find_videos, is_text, shown
 from dataset_builder.marks import Drafts
 from dataset_builder.narrate import price
 from dataset_builder.outcomes import Outcomes
-from dataset_builder.output_folder import replace_folder, store_videos, write_checksums
+from dataset_builder.output_folder import remove_leftovers, replace_folder, store_videos, write_checksums
 from dataset_builder.pipeline import make_corpus_stages
 from dataset_builder.recipe import Recipe, load_recipe
 from dataset_builder.schema import InterleavedVideo
@@ -98,7 +98,9 @@ def build_corpus(
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     input_dir, output_dir = Path(input_dir), Path(output_dir)
-    sources = find_videos(input_dir)
+    found = find_videos(input_dir)
+    sources = [source for source in found if is_text(source.name)]
+    misnamed = sorted(shown(source.name) for source in found if not is_text(source.name))
     if output_dir.resolve().is_relative_to(input_dir.resolve()):
         raise ValueError(
             f"the output {output_dir} lies inside the input {input_dir}: a second run would read its own result"
@@ -111,7 +113,7 @@ def build_corpus(
     fingerprint = build_fingerprint(recipe)
     keys = [video_key(fingerprint, source) for source in sources]
     with _locked(state):
-        key = inputs_key(recipe, keys)
+        key = inputs_key(recipe, [*keys, *misnamed])
         summary = _finished(output_dir, key)
         if summary is None:
             work = Work(
@@ -124,23 +126,26 @@ def build_corpus(
                 workers=workers,
                 progress=progress,
             )
+            tokenizer = recipe.shards.tokenizer
+            count_tokens = token_counter(tokenizer) if tokenizer else None  # before any work: it may be missing
             submitted = engine(work)
             if submitted:
                 return replace(NOTHING, output_dir=str(output_dir), submitted=submitted)
             work.outcomes.look_again()
-            summary = _assemble(work)
+            summary = _assemble(work, [Fault(path=name, reason=MISNAMED) for name in misnamed], count_tokens)
             _remember(work, key, summary)
     if allow_quarantine and not summary.num_videos:
         raise ValueError(
-            f"none of the {len(sources)} videos in {input_dir} can be read; see {output_dir}/quarantine.jsonl"
+            f"none of the {len(found)} videos in {input_dir} can be read; see {output_dir}/quarantine.jsonl"
         )
     return replace(summary, exit_code=3 if summary.quarantined and not allow_quarantine else 0)
 
 
-def _assemble(work: Work) -> BuildSummary:
+def _assemble(work: Work, faults: Sequence[Fault], count_tokens: TokenCounter | None) -> BuildSummary:
     """Write shards, videos, card and lists from the outcomes; the new shards replace the old ones in one move."""
     output_dir, recipe = work.output_dir, work.recipe
-    faults, readable = list[Fault](), list[tuple[SourceVideo, str]]()
+    faults, readable = [*faults], list[tuple[SourceVideo, str]]()
+    remove_leftovers(output_dir)
     for source, key in zip(work.sources, work.keys, strict=True):
         outcome = _load(work.outcomes, source, key)
         faults += outcome.faults
@@ -151,7 +156,6 @@ def _assemble(work: Work) -> BuildSummary:
     (output_dir / ".build" / "state.json").unlink(missing_ok=True)  # from here on the old corpus is being replaced
     fresh, statistics, tools = output_dir / ".build" / "data", dict[str, SplitStatistics](), dict[str, Any]()
     shutil.rmtree(fresh, ignore_errors=True)
-    count_tokens = token_counter(recipe.shards.tokenizer) if recipe.shards.tokenizer else None
     for split in dict.fromkeys(source.split for source, _ in readable):
         statistics[split] = SplitStatistics()
         in_split = [index for index, (source, _) in enumerate(readable) if source.split == split]
@@ -200,6 +204,7 @@ def _told(narration: Mapping[str, float]) -> str:
     return ", ".join(counts + ([f"cost {narration['cost']:.4g}"] if "cost" in narration else []))
 
 
+MISNAMED = "its name is not UTF-8; rename the file"
 NOTHING = BuildSummary(output_dir="", num_videos={}, num_clips=0, num_kept_clips=0, drop_reasons={}, quarantined=())
 
 

@@ -12,6 +12,9 @@ from dataset_builder.inputs import SourceVideo
 from dataset_builder.schema import Clip, InterleavedVideo
 
 
+AT_VIDEO = "(at the video"  # begins the note on an error that ends a build
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fault:
     """A damaged file: one line of quarantine.jsonl."""
@@ -97,7 +100,10 @@ class Stage(Protocol):
 
 
 def each(drafts: Iterable[Draft], work: Callable[[Draft], Draft]) -> Iterator[Draft]:
-    """Apply a function to every video that is not damaged; `DamagedInput` puts the video into quarantine."""
+    """Apply a function to every video that is not damaged; `DamagedInput` puts the video into quarantine.
+
+    Any other error ends the build; a note tells at which video.
+    """
     for draft in drafts:
         if draft.damaged:
             yield draft
@@ -106,6 +112,9 @@ def each(drafts: Iterable[Draft], work: Callable[[Draft], Draft]) -> Iterator[Dr
             done = work(draft)
         except DamagedInput as error:
             done = draft.quarantined(str(error))
+        except Exception as error:
+            error.add_note(f"{AT_VIDEO} {draft.source.name})")
+            raise
         yield done
 
 

@@ -1,5 +1,6 @@
 """What an input folder holds: videos by split, each with the files beside it."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class SourceVideo:
     @property
     def stored_path(self) -> str:
         """Where the corpus keeps the file, relative to the corpus folder."""
-        suffix = "" if self.video_id.endswith(self.path.suffix) else self.path.suffix
+        suffix = "" if self.video_id.rpartition("/")[2] == self.path.name else self.path.suffix
         return f"videos/{self.split}/{self.video_id}{suffix}"
 
 
@@ -59,13 +60,27 @@ def find_videos(folder: Path) -> list[SourceVideo]:
     return found
 
 
+def is_text(name: str) -> bool:
+    """Whether a file's name is UTF-8, and can stand in a corpus; older systems wrote others."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shown(name: str) -> str:
+    """A file's name with a sign in place of what is not UTF-8."""
+    return os.fsencode(name).decode(errors="replace")
+
+
 def _find_in(root: Path, split: str, folder: Path) -> list[SourceVideo]:
     hidden = lambda path: any(part.startswith(".") for part in path.relative_to(root).parts)
     files = sorted(path for path in root.rglob("*") if path.is_file() and not hidden(path))
-    videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
+    videos = {path: None for path in files if path.suffix.lower() in VIDEO_SUFFIXES}
     subtitles: dict[Path, list[Path]] = {}
     for path in files:
-        if path.suffix.lower() in SUBTITLE_SUFFIXES:
+        if path.suffix.lower() in SUBTITLE_SUFFIXES and is_text(path.name):
             subtitles.setdefault(path.with_suffix(""), []).append(path)
             subtitles.setdefault(path.with_suffix("").with_suffix(""), []).append(path)
     stems = Counter(path.with_suffix("") for path in videos)
@@ -76,7 +91,7 @@ def _find_in(root: Path, split: str, folder: Path) -> list[SourceVideo]:
         sources.append(
             SourceVideo(
                 split=split,
-                video_id=(bare if stems[bare] == 1 else path).relative_to(root).as_posix(),
+                video_id=(bare if stems[bare] == 1 and bare not in videos else path).relative_to(root).as_posix(),
                 path=path,
                 name=path.relative_to(folder).as_posix(),
                 subtitles=_first_subtitle(bare, subtitles.get(bare, ())),

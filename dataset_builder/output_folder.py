@@ -9,6 +9,9 @@ from dataset_builder.atomic import replacing, write_whole
 from dataset_builder.inputs import SourceVideo
 
 
+WRITTEN = ("README.md", "quarantine.jsonl", "shards.json", "SHA256SUMS")  # beside the shards and the videos
+
+
 def store_videos(output_dir: Path, sources: Sequence[SourceVideo]) -> None:
     """Bring videos into the corpus folder, as links to the same file where the disk allows, and remove others."""
     wanted = {output_dir / source.stored_path: source.path for source in sources}
@@ -30,6 +33,13 @@ def _same_status(first: Path, second: Path) -> bool:
     return (status.st_size, status.st_mtime_ns) == (other.st_size, other.st_mtime_ns)
 
 
+def remove_leftovers(output_dir: Path) -> None:
+    """Remove what a killed build was about to write beside the shards, so that it is not published with them."""
+    for name in WRITTEN:
+        for path in output_dir.glob(f"{name}.*.tmp"):
+            path.unlink()
+
+
 def replace_folder(target: Path, fresh: Path) -> None:
     """Put a finished folder in the place of an older one."""
     fresh.mkdir(parents=True, exist_ok=True)  # nothing was readable: an empty folder replaces an older corpus
@@ -40,7 +50,7 @@ def replace_folder(target: Path, fresh: Path) -> None:
 def write_checksums(output_dir: Path) -> None:
     """SHA256SUMS, which `sha256sum -c` reads."""
     lines = []
-    others = [output_dir / name for name in ("README.md", "quarantine.jsonl", "shards.json")]
+    others = [output_dir / name for name in WRITTEN if name != "SHA256SUMS"]
     for path in [*sorted((output_dir / "data").iterdir()), *others]:
         if path.exists():
             with path.open("rb") as file:

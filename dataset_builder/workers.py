@@ -37,7 +37,7 @@ def run_jobs(jobs: Sequence[Job], recipe: Recipe, workers: int) -> Iterator[None
 
     Raises:
         ValueError, WriteError: what a tool that cannot be loaded or a full disk says.
-        RuntimeError: where a worker process was killed.
+        RuntimeError: where a worker process was killed; names the videos that the workers had.
     """
     if min(workers, len(jobs)) <= 1:
         yield from _run_here(jobs, recipe)
@@ -45,17 +45,21 @@ def run_jobs(jobs: Sequence[Job], recipe: Recipe, workers: int) -> Iterator[None
     context = multiprocessing.get_context("spawn")  # forking a process that runs torch threads can deadlock
     pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _start_worker, (recipe,))
     waiting = iter(jobs)
-    under_way = {pool.submit(_run_in_worker, job) for job in islice(waiting, WAITING_PER_WORKER * workers)}
+    under_way = {pool.submit(_run_in_worker, job): job for job in islice(waiting, WAITING_PER_WORKER * workers)}
     try:
         while under_way:
-            done, under_way = wait_for(under_way, return_when=FIRST_COMPLETED)
+            done, _ = wait_for(under_way, return_when=FIRST_COMPLETED)
             for future in done:
                 future.result()
+                del under_way[future]
                 yield
-            under_way |= {pool.submit(_run_in_worker, job) for job in islice(waiting, len(done))}
+            under_way |= {pool.submit(_run_in_worker, job): job for job in islice(waiting, len(done))}
     except BrokenProcessPool as error:
+        unfinished = [job for future, job in under_way.items() if not future.done() or future.exception()]
+        names = ", ".join(source.name for source, _ in unfinished[:workers])  # they are taken in order
+        where = f" at one of {names}" if names else ""
         raise RuntimeError(
-            "a worker process was killed (out of memory?); run again to go on where it stopped"
+            f"a worker process was killed (out of memory?){where}; run again to go on where it stopped"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -2,6 +2,7 @@
 
 from tqdm import tqdm
 
+from dataset_builder.engines.slurm import refuse_beside_jobs
 from dataset_builder.engines.work import Work, num_processors
 from dataset_builder.workers import run_jobs
 
@@ -11,8 +12,9 @@ def run_local(work: Work) -> str:
 
     Raises:
         ValueError, WriteError: what a tool that cannot be loaded or a full disk says.
-        RuntimeError: where a worker process was killed.
+        RuntimeError: where a worker process was killed, or jobs of another build are there.
     """
+    refuse_beside_jobs(work)
     jobs = [(work.sources[index], work.outcomes.path(work.keys[index])) for index in work.missing()]
     if not jobs:
         return ""

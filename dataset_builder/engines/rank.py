@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 
 from dataset_builder.engines.plan import Run
@@ -39,6 +40,7 @@ def run_rank_apart(run: Run, rank: int) -> None:
     command = [sys.executable, "-m", "dataset_builder.engines.rank", str(run.folder), str(rank)]
     ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, errors="replace")
     if ended.returncode:
+        sys.stderr.write(ended.stderr)  # into the log of the rank
         said = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1]
         cause = f"was killed by signal {-ended.returncode} (out of memory?)" if ended.returncode < 0 else said
         raise RuntimeError(f"rank {rank}: {cause}")
@@ -50,8 +52,12 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     try:
         run_rank(Run(Path(folder)), int(rank))
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(" ".join(str(error).split()))
+    except Exception as error:
+        said = str(error)
+        if not isinstance(error, ValueError | OSError | RuntimeError):  # a bug: the log tells where
+            traceback.print_exc()
+            said = f"{type(error).__name__}: {said}"
+        sys.exit(" ".join([*said.split(), *getattr(error, "__notes__", ())]))
 
 
 def _end_with_parent(parent: int) -> None:

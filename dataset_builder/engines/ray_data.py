@@ -12,10 +12,11 @@ from pathlib import Path
 import pyarrow as pa
 from tqdm import tqdm
 
-from dataset_builder.draft import Draft
+from dataset_builder.draft import AT_VIDEO, Draft
 from dataset_builder.engines.cluster import ClusterSettings
 from dataset_builder.engines.plan import VIDEOS_PER_RANK, Run, make_plan
 from dataset_builder.engines.ray_ranks import connect_to_ray
+from dataset_builder.engines.slurm import refuse_beside_jobs
 from dataset_builder.engines.work import Work, num_processors
 from dataset_builder.outcomes import Outcomes
 from dataset_builder.pipeline import VideoPipeline, begin, video_stages
@@ -63,6 +64,7 @@ def run_on_ray_data(work: Work, cluster: ClusterSettings, videos_per_rank: int =
         ValueError: where Ray is not installed, or no node has what a worker asks for.
         RuntimeError: where a stage failed; what is done is kept, and the next run goes on.
     """
+    refuse_beside_jobs(work)
     missing = work.missing()
     if not missing:
         return ""
@@ -95,11 +97,17 @@ def run_on_ray_data(work: Work, cluster: ClusterSettings, videos_per_rank: int =
         for batch in stream.iter_batches(batch_size=None, batch_format="pyarrow"):
             bar.update(batch.num_rows)
     except ray.exceptions.RayError as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise RuntimeError(f"Ray Data: {said[-1]}; what is done is kept, run again to go on") from error
+        said = last_words(str(error)) or type(error).__name__
+        raise RuntimeError(f"Ray Data: {said}; what is done is kept, run again to go on") from error
     for rank in range(run.num_ranks):
         work.outcomes.pack(f"{run.folder.name}-{rank:05d}", run.videos(rank))
     return ""
+
+
+def last_words(trace: str) -> str:
+    """The error at the end of a traceback, in one line, with the video that it is about."""
+    lines = trace.strip().splitlines()
+    return " ".join(lines[-2:] if lines and lines[-1].startswith(AT_VIDEO) else lines[-1:])
 
 
 class _GroupWorker:

@@ -4,6 +4,7 @@ from typing import Any
 
 from dataset_builder.engines.cluster import ClusterSettings
 from dataset_builder.engines.plan import VIDEOS_PER_RANK, make_plan, ranks_in_words
+from dataset_builder.engines.slurm import refuse_beside_jobs
 from dataset_builder.engines.work import Work
 
 
@@ -19,6 +20,7 @@ def run_on_ray(work: Work, cluster: ClusterSettings, videos_per_rank: int = VIDE
         ValueError: where Ray or datatrove is not installed, or no node is as large as a rank asks for.
         RuntimeError: where ranks failed; the others are done, and the next run redoes these alone.
     """
+    refuse_beside_jobs(work)
     if not work.missing():
         return ""
     try:

@@ -7,11 +7,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from dataset_builder.atomic import write_whole
 from dataset_builder.engines.cluster import ClusterSettings
 from dataset_builder.engines.plan import VIDEOS_PER_RANK, Run, make_plan
 from dataset_builder.engines.work import Work
+from dataset_builder.work_state import inputs_key
 
 
 def run_on_slurm(work: Work, cluster: ClusterSettings, videos_per_rank: int = VIDEOS_PER_RANK) -> str:
@@ -23,7 +25,9 @@ def run_on_slurm(work: Work, cluster: ClusterSettings, videos_per_rank: int = VI
 
     Raises:
         ValueError: where datatrove is not installed, or this machine has no `sbatch`.
+        RuntimeError: where jobs of another build of this folder are there.
     """
+    refuse_beside_jobs(work, except_of=inputs_key(work.recipe, work.keys))
     if not work.missing():
         return ""
     if not shutil.which("sbatch"):
@@ -54,7 +58,7 @@ def submit(run: Run, work: Work, cluster: ClusterSettings) -> tuple[str, str]:
 
     logger.disable("datatrove")  # what it says is in the line that is printed, and in the logs
     bin_folder = shlex.quote(str(Path(sys.executable).parent))
-    common = {
+    common: dict[str, Any] = {
         "time": cluster.time,
         "partition": cluster.partition,
         "qos": cluster.qos,
@@ -82,7 +86,7 @@ def submit(run: Run, work: Work, cluster: ClusterSettings) -> tuple[str, str]:
         job_name="cosmo-assembly",
         logging_dir=str(run.folder / "assembly"),
         skip_completed=False,  # it was not, or this would not have been called
-        **common,
+        **common | {"sbatch_args": common["sbatch_args"] | {"kill-on-invalid-dep": "yes"}},  # else it waits for ever
     )
     try:
         assembly.run()
@@ -91,6 +95,25 @@ def submit(run: Run, work: Work, cluster: ClusterSettings) -> tuple[str, str]:
     jobs = {"ranks": str(ranks.job_id) if ranks.job_id != -1 else "none", "assembly": str(assembly.job_id)}
     write_whole(run.folder / "jobs.json", json.dumps(jobs))
     return jobs["ranks"], jobs["assembly"]
+
+
+def refuse_beside_jobs(work: Work, except_of: str = "") -> None:
+    """Let no build write to a folder while jobs of another one, which hold no lock, wait or run.
+
+    Args:
+        work: the build.
+        except_of: key of the run whose jobs may be there.
+
+    Raises:
+        RuntimeError: naming the jobs.
+    """
+    for folder in sorted((work.state / "runs").glob("*")):
+        jobs = "" if folder.name == except_of else _still_queued(Run(folder))
+        if jobs:
+            raise RuntimeError(
+                f"another build is writing to {work.output_dir}: jobs {jobs} of Slurm; "
+                f"wait for them (squeue --jobs={jobs}), or scancel them"
+            )
 
 
 def _forget_marks_without_outcomes(run: Run) -> None:

@@ -1,8 +1,10 @@
 """Damaged files are listed with a reason and the build goes on; bad requests get one clear line."""
 
 import json
+import os
 import resource
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -12,6 +14,10 @@ import pytest
 from dataset_builder import build_corpus, load_recipe, read_corpus
 from dataset_builder.atomic import WriteError
 from dataset_builder.build import _locked
+from dataset_builder.draft import Draft, each
+from dataset_builder.engines import ENGINES, make_engine
+from dataset_builder.inputs import find_videos
+from dataset_builder.schema import InterleavedVideo
 from tests.dataset_builder.make_videos import encode, story
 
 
@@ -135,15 +141,28 @@ def test_folders_that_cannot_be_built(folder, recipe, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_missing_tokenizer_is_told_before_any_work(folder, recipe):
+    """The card wants it when all videos are done: hours later."""
+    without = replace(recipe, shards=replace(recipe.shards, tokenizer=str(folder)))
+    with pytest.raises(ValueError, match="cannot load the tokenizer"):
+        build(folder, without)
+    assert not (folder.parent / "out" / ".build" / "results").exists()
+
+
 def test_a_missing_tower_is_told_before_any_work(folder):
     with pytest.raises(ValueError, match="no model 'gone'"):
         build(folder, load_recipe("laptop", {"segment.tower": "gone"}))
     assert not (folder.parent / "out").exists()
 
 
-def test_two_builds_at_once_in_one_folder_are_refused(folder, recipe):
-    with _locked(folder.parent / "out" / ".build"), pytest.raises(RuntimeError, match="another build is writing"):
-        build(folder, recipe)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_two_builds_at_once_in_one_folder_are_refused(folder, recipe, engine):
+    with (
+        _locked(folder.parent / "out" / ".build"),
+        pytest.raises(RuntimeError, match="another build is writing") as refusal,
+    ):
+        build(folder, recipe, engine=make_engine(engine))
+    assert "\n" not in str(refusal.value)
 
 
 def test_side_files_and_hidden_files_are_no_videos(folder, recipe):
@@ -162,6 +181,51 @@ def test_names_with_spaces_and_other_scripts_and_the_same_stem(folder, recipe):
     assert set(records) == {"good.mp4", "good.mkv", "wie man/Käse & Brot", "料理"}
     for record in records.values():
         assert (folder.parent / "out" / record.video_path).is_file()
+
+
+def test_a_name_that_is_no_text_is_quarantined(folder, recipe):
+    """Latin-1, as older systems and archives have it: no corpus could hold it."""
+    for name in (b"caf\xe9.mp4", b"caf\xe9.vtt", b"good.\xe9.vtt"):
+        shutil.copy(folder / "good.mp4", folder / os.fsdecode(name))
+    for _ in range(2):  # also of a corpus that is there already
+        summary = build(folder, recipe)
+        assert summary.exit_code == 3
+        assert summary.quarantined == [{"path": "caf\ufffd.mp4", "reason": "its name is not UTF-8; rename the file"}]
+        assert summary.num_videos == {"train": 1}
+    assert summary.up_to_date
+    (folder / os.fsdecode(b"caf\xe9.mp4")).rename(folder / "café.mp4")
+    assert build(folder, recipe).num_videos == {"train": 2}
+
+
+def test_a_videos_own_json_may_be_anything(folder, tower_dir):
+    """Beside a video lies what whoever collected it left there."""
+    (folder / "good.json").write_text("[" * 100_000)
+    recipe = load_recipe("laptop", {"segment.tower": str(tower_dir), "filter": None})
+    assert build(folder, recipe).exit_code == 0
+    late = "1" + 400 * "0"
+    (folder / "good.json").write_text(f'{{"start": [1, 1e9], "end": [2, {late}], "text": ["half \\ud83d", "x"]}}')
+    summary = build(folder, recipe)
+    assert summary.exit_code == 3
+    assert "caption 1 has broken times 1000000000.0 and 1000" in summary.quarantined[0]["reason"]
+    (record,) = read_corpus(folder.parent / "out", "train")
+    assert " ".join(clip.asr for clip in record.clips).split() == ["half", "?"]
+
+
+def test_what_a_killed_build_was_about_to_write_is_removed(folder, recipe):
+    (folder.parent / "out" / ".build").mkdir(parents=True)
+    for name in ("README.md.123.tmp", "shards.json.123.tmp", "mine.tmp"):
+        (folder.parent / "out" / name).write_text("half")
+    build(folder, recipe)
+    assert [path.name for path in (folder.parent / "out").glob("*.tmp")] == ["mine.tmp"]
+
+
+def test_an_error_of_ours_tells_at_which_video_it_happened(folder):
+    """It ends the build; without the name nobody could look for the cause among a million videos."""
+    (source,) = find_videos(folder)
+    draft = Draft(source=source, record=InterleavedVideo(video_id="good", duration_s=1.0))
+    with pytest.raises(ZeroDivisionError) as error:
+        list(each([draft], lambda _: 1 // 0))
+    assert error.value.__notes__ == ["(at the video good.mp4)"]
 
 
 def test_equal_videos_stay_once_and_the_test_split_keeps_its_copy(tmp_path, recipe):

@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dataset_builder import BuildSummary, build_corpus
-from dataset_builder.engines import ClusterSettings
+from dataset_builder.engines import ClusterSettings, make_engine
 from dataset_builder.engines.slurm import run_on_slurm
 from dataset_builder.recipe import Recipe
 from tests.dataset_builder.engine_world import children_of, command_of, files_of, narrate, narrow_recipe
@@ -97,6 +98,7 @@ def test_the_scripts_ask_for_an_array_of_ranks_and_for_the_assembly_after_it(fol
     assert "requeue" not in ranks, "a rank that fails is told, not tried again"
     assert assembly["dependency"] == "afterok:1"
     assert assembly["array"] == "0-0%2" or assembly["array"] == "0-0"
+    assert assembly["kill-on-invalid-dep"] == "yes", "after a failed rank it would wait for ever"
     assert "gpus" not in assembly
     script = (queue / "1.script").read_text()
     assert f"export PATH={Path(sys.executable).parent}:$PATH" in script
@@ -109,6 +111,22 @@ def test_what_is_still_queued_is_not_submitted_twice(folder, recipe, queue, tmp_
     (queue / "running").write_text("1 big cosmo-ranks\n")
     assert "still queued or running: jobs 1,3" in submit(folder, tmp_path / "out", recipe).line()
     assert not (queue / "5.script").exists()
+
+
+def test_no_other_build_writes_beside_jobs_that_are_queued(folder, recipe, queue, tmp_path):
+    """Ranks hold no lock: what they make must not be tidied up by a build of another recipe, or of this one here."""
+    submit(folder, tmp_path / "out", recipe)
+    (queue / "running").write_text("1 big cosmo-ranks\n")
+    other = replace(recipe, seed=1)
+    with pytest.raises(RuntimeError, match=r"another build is writing to .*out: jobs 1,3 of Slurm; wait") as refusal:
+        submit(folder, tmp_path / "out", other)
+    assert "\n" not in str(refusal.value)
+    for engine in (make_engine("local"), make_engine("ray"), make_engine("ray-data")):
+        with pytest.raises(RuntimeError, match="jobs 1,3 of Slurm"):
+            build_corpus(folder, tmp_path / "out", recipe, progress=False, engine=engine)
+    assert not (queue / "5.script").exists()
+    (queue / "running").unlink()
+    assert "submitted" in submit(folder, tmp_path / "out", other).line()
 
 
 def test_a_machine_without_slurm_says_so(folder, recipe, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Plans, ranks and packs: what the engines for clusters are made of. The corpus is that of the local engine."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,15 +14,16 @@ import pytest
 
 from dataset_builder import build_corpus, workers
 from dataset_builder.engines import ClusterSettings, make_engine
+from dataset_builder.engines import rank as rank_module
 from dataset_builder.engines.cluster import load_cluster
 from dataset_builder.engines.plan import MAX_RANKS, make_plan, ranks_in_words
 from dataset_builder.engines.rank import run_rank, run_rank_apart
-from dataset_builder.engines.ray_data import Group, group_stages
+from dataset_builder.engines.ray_data import Group, group_stages, last_words
 from dataset_builder.outcomes import Outcomes
 from dataset_builder.pipeline import video_stages
 from dataset_builder.recipe import Recipe
 from dataset_builder.score import ScoreSettings
-from tests.dataset_builder.engine_world import files_of, narrate, narrow_recipe, planned
+from tests.dataset_builder.engine_world import children_of, command_of, files_of, narrate, narrow_recipe, planned
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +175,42 @@ def test_jobs_are_handed_out_a_few_at_a_time(folder, recipe, tmp_path, monkeypat
     assert len(taken) <= 2 * workers.WAITING_PER_WORKER + 2
     assert len(list(steps)) == len(jobs) - 1
     assert not work.missing()
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_told_with_the_videos_that_were_under_way(folder, recipe, tmp_path):
+    """Two processes that import torch; a video that no memory suffices for has to be found to be taken away."""
+    work = planned(folder, tmp_path, recipe)
+    jobs = [(source, work.outcomes.path(key)) for source, key in zip(work.sources, work.keys, strict=True)]
+    steps = workers.run_jobs(jobs, recipe, workers=2)
+    next(steps)
+    for child in children_of(os.getpid()):
+        if "spawn_main" in command_of(child):
+            os.kill(child, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match=r"at one of (train|test)/v\d\d\.mp4(, \S+)?; run again") as told:
+        list(steps)
+    named = re.findall(r"\S+\.mp4", str(told.value))
+    assert {work.sources[index].name for index in work.missing()} >= {*named}
+
+
+def test_a_bug_in_a_rank_is_told_in_the_last_line_with_its_kind_and_video(monkeypatch, capsys):
+    def fail(run, rank):
+        error = KeyError("lost")
+        error.add_note("(at the video a.mp4)")
+        raise error
+
+    monkeypatch.setattr(rank_module, "run_rank", fail)
+    monkeypatch.setattr(sys, "argv", ["rank", "folder", "3"])
+    with pytest.raises(SystemExit, match=r"^KeyError: 'lost' \(at the video a\.mp4\)$"):
+        rank_module.main()
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_last_words_of_a_traceback_name_error_and_video():
+    trace = "Traceback\n  File x\nValueError: no"
+    assert last_words(trace) == "ValueError: no"
+    assert last_words(f"{trace}\n(at the video a.mp4)\n") == "ValueError: no (at the video a.mp4)"
+    assert last_words(" ") == ""
 
 
 def test_engines_and_clusters_are_refused_by_name(tmp_path):

@@ -1,7 +1,12 @@
+import errno
+import resource
+from pathlib import Path
+
 import pytest
 
 from dataset_builder.atomic import WriteError, replacing, write_whole
 from dataset_builder.inputs import find_videos
+from dataset_builder.output_folder import store_videos
 
 
 def touch(folder, *names):
@@ -56,6 +61,19 @@ def test_files_of_one_stem_keep_their_suffix(tmp_path):
     ]
 
 
+def test_a_suffix_said_twice_is_no_other_video(tmp_path):
+    touch(tmp_path, "a.mp4", "a.mp4.mp4", "b.mp4", "b.mkv", "b.mp4.mp4", "c.mp4.mp4")
+    found = {source.name: (source.video_id, source.stored_path) for source in find_videos(tmp_path)}
+    assert found == {
+        "a.mp4": ("a", "videos/train/a.mp4"),
+        "a.mp4.mp4": ("a.mp4.mp4", "videos/train/a.mp4.mp4"),
+        "b.mkv": ("b.mkv", "videos/train/b.mkv"),
+        "b.mp4": ("b.mp4", "videos/train/b.mp4"),
+        "b.mp4.mp4": ("b.mp4.mp4", "videos/train/b.mp4.mp4"),
+        "c.mp4.mp4": ("c.mp4", "videos/train/c.mp4.mp4"),
+    }
+
+
 def test_files_appear_whole_or_not_at_all(tmp_path):
     target = tmp_path / "deep" / "file.txt"
     write_whole(target, "old")
@@ -75,3 +93,20 @@ def test_a_write_that_fails_names_the_file(tmp_path):
 def test_other_faults_inside_the_block_keep_their_own_message(tmp_path):
     with pytest.raises(FileNotFoundError), replacing(tmp_path / "a"):
         (tmp_path / "missing").read_text()
+
+
+def test_a_copy_that_fails_names_the_file_that_is_written(tmp_path, monkeypatch):
+    """Python names the source first; a video is copied where the disk knows no links."""
+    touch(tmp_path / "in", "a.mp4")
+    (tmp_path / "in/a.mp4").write_bytes(bytes(5000))
+    monkeypatch.setattr(Path, "hardlink_to", lambda *_: (_ for _ in ()).throw(OSError(errno.EXDEV, "another disk")))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
+    try:
+        with pytest.raises(WriteError, match=r"^cannot write .*out/videos/train/a\.mp4: File too large; nothing half"):
+            store_videos(tmp_path / "out", find_videos(tmp_path / "in"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    store_videos(tmp_path / "out", find_videos(tmp_path / "in"))
+    assert (tmp_path / "out/videos/train/a.mp4").stat().st_size == 5000
