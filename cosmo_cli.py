@@ -168,7 +168,7 @@ def build(
             input_dir, output, recipe, workers=workers, allow_quarantine=allow_quarantine, engine=chosen
         )
     except RuntimeError as error:  # another build at work in the same folder, or a worker was killed
-        raise ValueError(str(error)) from error
+        raise ValueError(_told(error)) from error
     typer.echo(summary.line())
     raise typer.Exit(summary.exit_code)
 
@@ -401,7 +401,12 @@ def _explain(error: Exception) -> str | None:
     if isinstance(error, ModuleNotFoundError):
         extra = EXTRA_OF.get((error.name or "").split(".")[0])
         return extra and f"{error.name} is not installed: pip install 'cosmo-vlm[{extra}]'"
-    return (str(error) or type(error).__name__) if isinstance(error, (OSError, ValueError)) else None
+    return _told(error) if isinstance(error, (OSError, ValueError)) else None
+
+
+def _told(error: Exception) -> str:
+    """An error's message, and the notes on it: at which video of a build it happened."""
+    return " ".join([str(error) or type(error).__name__, *getattr(error, "__notes__", ())])
 
 
 def _complain(message: str) -> None:

@@ -207,3 +207,17 @@ def test_a_bug_of_ours_is_called_one(monkeypatch, capsys):
     with pytest.raises(ModuleNotFoundError):
         cosmo_cli.main()
     assert "bug" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError])
+def test_a_build_that_ends_says_at_which_video(kind, monkeypatch, capsys, tmp_path):
+    def end(*_, **__):
+        error = kind("no answer")
+        error.add_note("(at the video a.mp4)")
+        raise error
+
+    monkeypatch.setattr("dataset_builder.build.build_corpus", end)
+    monkeypatch.setattr(sys, "argv", ["cosmo", "build", str(tmp_path), "--output", str(tmp_path / "out")])
+    with pytest.raises(SystemExit):
+        cosmo_cli.main()
+    assert capsys.readouterr().err == "cosmo: error: no answer (at the video a.mp4)\n"
