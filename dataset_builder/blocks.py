@@ -1,7 +1,8 @@
 """Read blocks of rows out of the shards of a corpus: only the columns asked for, only the rows that pass a filter."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -9,6 +10,8 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from dataset_builder.corpus_files import CorpusFiles
+from dataset_builder.errors import DamagedInput
+from dataset_builder.parquet_damage import parquet_damage
 from dataset_builder.schema import FEATURES, InterleavedVideo, from_row
 from dataset_builder.shard_index import Shard
 from dataset_builder.tar_shards import read_tar
@@ -63,15 +66,25 @@ class BlockReader:
         """Read one block.
 
         Raises:
-            ValueError: where the shard does not hold what the index says.
+            ValueError: where the shard is damaged, or does not hold what the index says.
         """
-        rows = self._read_tar(shard, block) if shard.block_starts else self._read_parquet(shard, block)
+        with self._naming(shard, block):
+            rows = self._read_tar(shard, block) if shard.block_starts else self._read_parquet(shard, block)
         if len(rows) != shard.block_rows[block]:
             raise ValueError(
                 f"{self._files.name}: block {block} of {shard.path} has {len(rows)} rows; "
                 f"expected {shard.block_rows[block]} (was the shard replaced?)"
             )
         return Block(rows)
+
+    @contextmanager
+    def _naming(self, shard: Shard, block: int) -> Iterator[None]:
+        """Tells which block is damaged."""
+        try:
+            with parquet_damage():
+                yield
+        except DamagedInput as error:
+            raise ValueError(f"{self._files.name}: block {block} of {shard.path} is damaged ({error})") from error
 
     def _read_parquet(self, shard: Shard, block: int) -> pa.Table:
         # pyarrow asks for exactly the ranges it needs; a cache in between would read more.
@@ -86,25 +99,19 @@ class BlockReader:
     def _read_tar(self, shard: Shard, block: int) -> list[InterleavedVideo]:
         start, end = shard.block_starts[block : block + 2]
         if self._columns is None or "video" in self._columns:
-            records = list(read_tar(io.BytesIO(self._files.read(shard.path, start, end))))
-        else:
-            records = []
-            with self._files.open(shard.path, block_size=JSON_READ_BYTES) as file:
-                file.seek(start)
-                for record in read_tar(file, with_video=False):
-                    records.append(record)
-                    if len(records) == shard.block_rows[block]:
-                        break
-        return records
+            return list(read_tar(io.BytesIO(self._files.read(shard.path, start, end))))
+        with self._files.open(shard.path, block_size=JSON_READ_BYTES) as file:
+            file.seek(start)
+            return list(read_tar(file, end=end, with_video=False))
 
-    def passing(self, shard: Shard, block: int, filters: Filters) -> list[int] | None:
-        """Which rows of a block pass the filters; None where all do.
+    def passing(self, shard: Shard, filters: Filters) -> list[list[int] | None]:
+        """Which rows of each block pass the filters; None where all do.
 
         Only the columns that the filters name are read, and not even those where the footer's statistics say that no
         row passes.
 
         Raises:
-            ValueError: for filters on columns that are no plain values, or on WebDataset shards.
+            ValueError: for filters on columns that are no plain values, or on WebDataset shards; for damaged ones.
         """
         names = sorted({name for name, _, _ in filters})
         plain = [name for name in FEATURES if FEATURES.arrow_schema.field(name).type in (pa.string(), pa.float64())]
@@ -113,11 +120,19 @@ class BlockReader:
         if shard.block_starts:
             raise ValueError(f"{self._files.name}: filters need Parquet shards; a WebDataset tar has no columns")
         expression = pq.filters_to_expression(list(filters))
+        passing: list[list[int] | None] = []
         with self._files.open(shard.path, cache_type="none") as file:
-            fragment = pads.ParquetFileFormat().make_fragment(file).subset(row_group_ids=[block])
-            if not fragment.subset(expression).row_groups:
-                return []
-            table = fragment.to_table(columns=names, use_threads=False)
-        numbered = table.append_column("row", pa.array(range(len(table))))
-        rows = pads.dataset(numbered).to_table(columns=["row"], filter=expression)["row"].to_pylist()
-        return None if len(rows) == len(table) else rows
+            with self._naming(shard, 0):
+                whole = pads.ParquetFileFormat().make_fragment(file)
+                whole.ensure_complete_metadata()
+            for block in range(len(shard.block_rows)):
+                fragment = whole.subset(row_group_ids=[block])
+                if not fragment.subset(expression).row_groups:
+                    passing.append([])
+                    continue
+                with self._naming(shard, block):
+                    table = fragment.to_table(columns=names, use_threads=False)
+                numbered = table.append_column("row", pa.array(range(len(table))))
+                rows = pads.dataset(numbered).to_table(columns=["row"], filter=expression)["row"].to_pylist()
+                passing.append(None if len(rows) == len(table) else rows)
+        return passing

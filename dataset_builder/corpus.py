@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from dataset_builder.errors import DamagedInput
 from dataset_builder.inputs import SPLITS
+from dataset_builder.parquet_damage import parquet_damage
 from dataset_builder.schema import InterleavedVideo, from_row
 from dataset_builder.tar_shards import read_tar
 
@@ -23,14 +25,23 @@ def read_corpus(folder: Path | str, split: str, *, include_dropped: bool = False
         include_dropped: also hand out the clips (and records) that a filter rejected.
 
     Raises:
-        ValueError: where the folder holds no such split or misses one of its shards.
+        ValueError: where the folder holds no such split or misses one of its shards, or one is damaged.
     """
     for shard in list_shards(folder, split):
-        for record in _read_shard(shard):
+        for record in _named(shard, _read_shard(shard)):
             if include_dropped:
                 yield record
             elif (kept := record.kept()).clips:
                 yield kept
+
+
+def _named(path: Path, records: Iterator[InterleavedVideo]) -> Iterator[InterleavedVideo]:
+    """The same records; where the shard is damaged, the error names it."""
+    try:
+        with parquet_damage():
+            yield from records
+    except DamagedInput as error:
+        raise ValueError(f"the shard {path} is damaged ({error})") from error
 
 
 def _read_shard(path: Path) -> Iterator[InterleavedVideo]:

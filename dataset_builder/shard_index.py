@@ -9,14 +9,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataset_builder.atomic import write_whole
 from dataset_builder.corpus import shards_among, splits_among
 from dataset_builder.corpus_files import CorpusFiles, open_corpus
+from dataset_builder.errors import DamagedInput
+from dataset_builder.parquet_damage import parquet_damage
 from dataset_builder.tar_shards import scan_tar
 
 
@@ -63,7 +63,7 @@ def read_index(files: CorpusFiles, split: str) -> list[Shard]:
     sizes = files.sizes("data")
     expected = [f"data/{name}" for name in shards_among([*sizes], split, files.name)]
     if files.exists(INDEX_NAME):
-        listed = _listed(json.loads(files.read(INDEX_NAME)), split)
+        listed = _listed(files.read(INDEX_NAME), split)
         if [(shard.path, shard.num_bytes) for shard in listed] == [(path, sizes[path[5:]]) for path in expected]:
             return listed
     return scan_shards(files, split)
@@ -84,10 +84,10 @@ def _scan(files: CorpusFiles, path: str, num_bytes: int) -> Shard:
         if path.endswith(".tar"):
             with files.open(path) as tar:
                 return _tar_blocks(path, num_bytes, list(scan_tar(tar)))
-        with files.open(path) as file:
+        with files.open(path) as file, parquet_damage():
             metadata = pq.read_metadata(file)
-    except (ValueError, pa.ArrowInvalid) as error:
-        raise ValueError(f"{files.name}: the shard {path} is damaged ({str(error).splitlines()[0]})") from error
+    except DamagedInput as error:
+        raise ValueError(f"{files.name}: the shard {path} is damaged ({error})") from error
     rows = tuple(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
     return Shard(path=path, num_bytes=num_bytes, block_rows=rows)
 
@@ -102,8 +102,12 @@ def _tar_blocks(path: str, num_bytes: int, records: Sequence[tuple[int, int]]) -
     return Shard(path=path, num_bytes=num_bytes, block_rows=tuple(rows), block_starts=(*starts, end))
 
 
-def _listed(index: dict[str, Any], split: str) -> list[Shard]:
-    return [
-        Shard(**shard | {"block_rows": tuple(shard["block_rows"]), "block_starts": tuple(shard["block_starts"])})
-        for shard in index["splits"].get(split, ())
-    ]
+def _listed(index: bytes, split: str) -> list[Shard]:
+    """What the file lists; nothing where it is no such file."""
+    try:
+        return [
+            Shard(**shard | {"block_rows": tuple(shard["block_rows"]), "block_starts": tuple(shard["block_starts"])})
+            for shard in json.loads(index)["splits"].get(split, ())
+        ]
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return []

@@ -101,9 +101,11 @@ def stream_corpus(
     reader = BlockReader(files, columns)
     blocks = []
     for shard in read_index(files, split):
-        for block, num_rows in enumerate(shard.block_rows):
-            passing = reader.passing(shard, block, filters) if filters else None
-            blocks.append(_Rows(shard, block, range(num_rows) if passing is None else passing))
+        passing: list[list[int] | None] = [None] * len(shard.block_rows)
+        if filters:
+            passing = reader.passing(shard, filters)
+        for block, (num_rows, rows) in enumerate(zip(shard.block_rows, passing, strict=True)):
+            blocks.append(_Rows(shard, block, range(num_rows) if rows is None else rows))
     return CorpusStream(
         reader, blocks, seed=seed, batch_size=batch_size, num_replicas=num_replicas, rank=rank, lanes=lanes,
         include_dropped=include_dropped,

@@ -15,7 +15,9 @@ from typing import Any, BinaryIO
 from datasets import Features, Value, Video
 
 from dataset_builder.atomic import replacing
+from dataset_builder.errors import DamagedInput
 from dataset_builder.schema import FEATURES, InterleavedVideo, from_row, to_row
+from dataset_builder.tar_members import is_plain_file, read_member, tar_members
 
 
 # What `load_dataset` hands out of such shards; the card names it, so that nothing is guessed from the first rows.
@@ -84,25 +86,26 @@ def tar_key(video_id: str) -> str:
     return f"{plain}-{hashlib.sha256(video_id.encode()).hexdigest()[:12]}"
 
 
-def read_tar(file: BinaryIO, *, with_video: bool = True) -> Iterator[InterleavedVideo]:
+def read_tar(file: BinaryIO, *, end: int | None = None, with_video: bool = True) -> Iterator[InterleavedVideo]:
     """Records of a tar, one after the other, from where the file stands; one video is in memory at a time.
 
     Args:
         file: seekable, at the first byte of a record's first member.
+        end: the byte after the last record that is wanted; None reads up to the tar's end.
         with_video: read the videos' bytes, too; else they are jumped over.
 
     Raises:
-        ValueError: for what is no tar of records.
+        DamagedInput: for what is no tar of records, is damaged or cut off; after the records before that place.
     """
     row: dict[str, Any] | None = None
     video: bytes | None = None
-    for key, suffix, member, tar in _members(file):
+    for key, suffix, member in _members(file, end):
         if suffix == "json":
             if row is not None:
                 yield _record(row, video)
-            row, video = _load_json(tar, member, key), None
+            row, video = _load_json(file, member, key), None
         elif suffix == "mp4" and row is not None and with_video:
-            video = _content(tar, member)
+            video = read_member(file, member)
     if row is not None:
         yield _record(row, video)
 
@@ -111,7 +114,7 @@ def scan_tar(file: BinaryIO) -> Iterator[tuple[int, int]]:
     """First byte and byte after the last of every record, by the headers alone."""
     start: int | None = None
     end = 0
-    for _, suffix, member, _ in _members(file):
+    for _, suffix, member in _members(file):
         if suffix == "json":
             if start is not None:
                 yield start, end
@@ -121,40 +124,31 @@ def scan_tar(file: BinaryIO) -> Iterator[tuple[int, int]]:
         yield start, end
 
 
-def _members(file: BinaryIO) -> Iterator[tuple[str, str, tarfile.TarInfo, tarfile.TarFile]]:
+def _members(file: BinaryIO, end: int | None = None) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
     """Key and suffix of the plain files in a tar; links, devices and folders are passed over."""
-    try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                tar.members = []  # type: ignore[attr-defined]  # tarfile remembers all it has seen; shards are long
-                if member.isreg():
-                    key, _, suffix = member.name.rpartition(".")
-                    yield key, suffix, member, tar
-    except (tarfile.TarError, EOFError) as error:
-        raise ValueError(f"no WebDataset shard, or a damaged one: {error}") from error
+    for member in tar_members(file, end):
+        if is_plain_file(member):
+            key, _, suffix = member.name.rpartition(".")
+            yield key, suffix, member
 
 
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(member)
-    assert file is not None  # only plain files get here
-    try:
-        return file.read()
-    except tarfile.ReadError as error:
-        raise ValueError(f"a WebDataset shard ends inside {member.name}, which has {member.size} bytes") from error
-
-
-def _load_json(tar: tarfile.TarFile, member: tarfile.TarInfo, key: str) -> dict[str, Any]:
+def _load_json(file: BinaryIO, member: tarfile.TarInfo, key: str) -> dict[str, Any]:
     if member.size > MAX_JSON_BYTES:
-        raise ValueError(f"{member.name} has {member.size} bytes; expected the JSON of one record")
+        raise DamagedInput(f"{member.name} has {member.size} bytes; expected the JSON of one record")
     try:
-        row = json.loads(_content(tar, member))
-    except ValueError as error:
-        raise ValueError(f"{member.name} is no JSON: {error}") from error
+        row = json.loads(read_member(file, member))
+    except DamagedInput:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise DamagedInput(f"{member.name} is no JSON: {error}") from error
     if not isinstance(row, dict):
-        raise ValueError(f"{member.name} of {key} holds {type(row).__name__}; expected the keys of a record")
+        raise DamagedInput(f"{member.name} of {key} holds {type(row).__name__}; expected the keys of a record")
     return row
 
 
 def _record(row: dict[str, Any], video: bytes | None) -> InterleavedVideo:
-    path = (row.get("video") or {}).get("path")
-    return from_row({**row, "video": {"path": path, "bytes": video}})
+    try:
+        path = (row.get("video") or {}).get("path")
+        return from_row({**row, "video": {"path": path, "bytes": video}})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DamagedInput(f"{row.get('video_id')!r} is no record: {error}") from error

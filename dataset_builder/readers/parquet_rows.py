@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataset_builder.errors import DamagedInput
+from dataset_builder.parquet_damage import parquet_damage
 
 
 ROWS_AT_A_TIME = 32
@@ -25,19 +26,14 @@ def read_parquet(url: str, choose: Callable[[pa.Schema, str], list[str]]) -> Ite
     Raises:
         DamagedInput: for a damaged file, after the rows before that place.
     """
-    with fsspec.open(url, "rb") as file:
-        try:
-            table = pq.ParquetFile(file)
-            columns = choose(table.schema_arrow, url)
-            groups = (table.metadata.row_group(index) for index in range(table.num_row_groups))
-            if any(group.total_byte_size > MAX_GROUP_BYTES for group in groups):
-                raise DamagedInput(f"a row group of more than {MAX_GROUP_BYTES} bytes")
-            number = 0
-            for batch in table.iter_batches(ROWS_AT_A_TIME, columns=columns):
-                for values in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
-                    yield number, dict(zip(columns, values, strict=True))
-                    number += 1
-        except (pa.ArrowException, OSError) as error:
-            if type(error) not in (OSError, pa.ArrowInvalid):
-                raise  # a lost connection, a file that is not there
-            raise DamagedInput(f"no Parquet, or damaged: {str(error).splitlines()[0]}") from error
+    with fsspec.open(url, "rb") as file, parquet_damage():
+        table = pq.ParquetFile(file)
+        columns = choose(table.schema_arrow, url)
+        groups = (table.metadata.row_group(index) for index in range(table.num_row_groups))
+        if any(group.total_byte_size > MAX_GROUP_BYTES for group in groups):
+            raise DamagedInput(f"a row group of more than {MAX_GROUP_BYTES} bytes")
+        number = 0
+        for batch in table.iter_batches(ROWS_AT_A_TIME, columns=columns):
+            for values in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
+                yield number, dict(zip(columns, values, strict=True))
+                number += 1

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import fsspec
 
 from dataset_builder.errors import DamagedInput
+from dataset_builder.readers.lines import MAX_JSON_BYTES, parse_json
 from dataset_builder.readers.media_folder import check_name
 from dataset_builder.readers.tally import Tally
+from dataset_builder.tar_members import is_plain_file, read_member, tar_members
 
 
 PICKLES = ("pkl", "pickle", "pyd", "pth", "pt", "joblib")  # counted and never read, as all members nobody asked for
-MAX_HEADER_BYTES = 1_000_000  # long names and pax headers are read whole by `tarfile`
 
 
 @dataclass
@@ -39,7 +40,7 @@ class TarMember(NamedTuple):
     """First byte of its content in the tar."""
     size: int
     read: Callable[[], bytes]
-    """Its content, as long as the next member has not been asked for; raises `DamagedInput` where it is cut off."""
+    """Its content, as long as the tar is open; raises `DamagedInput` where it is cut off."""
 
 
 def read_tar_samples(url: str, max_bytes: Mapping[str, int], tally: Tally) -> Iterator[TarSample]:
@@ -77,41 +78,26 @@ def read_tar_samples(url: str, max_bytes: Mapping[str, int], tally: Tally) -> It
         yield sample
 
 
+def read_tar_pages(url: str, tally: Tally) -> Iterator[tuple[str, Any]]:
+    """Key and JSON of each sample; those that are no JSON are counted."""
+    for sample in read_tar_samples(url, {"json": MAX_JSON_BYTES}, tally):
+        try:
+            page = parse_json(sample.fields["json"])
+        except DamagedInput as error:
+            tally.skip("malformed document", sample.key, str(error))
+            continue
+        yield sample.key, page
+
+
 def read_tar_members(url: str, max_bytes: Mapping[str, int], tally: Tally) -> Iterator[TarMember]:
     """Members one by one, with where they lie; as `read_tar_samples` in all else."""
-    try:
-        with fsspec.open(url, "rb") as raw:
-            file = _Limited(raw, max(max_bytes.values()) + MAX_HEADER_BYTES)
-            with tarfile.open(fileobj=file, mode="r:") as tar:  # type: ignore[call-overload]  # uncompressed only
-                yield from _members(tar, max_bytes, tally)
-                file.seek(tar.offset)
-                if file.read(tarfile.BLOCKSIZE).strip(b"\0"):  # `tarfile` takes a damaged header for the end
-                    raise tarfile.ReadError("a damaged header")
-    except (tarfile.TarError, EOFError, ValueError) as error:  # not OSError: a lost connection is no damage
-        raise DamagedInput(f"no plain tar, or damaged or cut off: {error}") from error
-
-
-def _members(tar: tarfile.TarFile, max_bytes: Mapping[str, int], tally: Tally) -> Iterator[TarMember]:
-    before = -1
-    while member := tar.next():
-        tar.members.clear()  # type: ignore[attr-defined]  # it would remember every header
-        if member.offset <= before or member.size < 0:
-            raise tarfile.ReadError("headers that point backwards")
-        before = member.offset
-        reason, key, extension = _judge(member, max_bytes)
-        if reason:
-            tally.drop(f"member: {reason}", member.name)
-        elif extension in max_bytes:
-            yield TarMember(key, extension, member.offset_data, member.size, partial(_content, tar, member))
-
-
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(member)
-    assert file is not None  # it is a regular file
-    try:
-        return file.read()
-    except tarfile.TarError as error:
-        raise DamagedInput(f"cut off inside {member.name}") from error
+    with fsspec.open(url, "rb") as file:
+        for member in tar_members(file):
+            reason, key, extension = _judge(member, max_bytes)
+            if reason:
+                tally.drop(f"member: {reason}", member.name)
+            elif extension in max_bytes:
+                yield TarMember(key, extension, member.offset_data, member.size, partial(read_member, file, member))
 
 
 def _judge(member: tarfile.TarInfo, max_bytes: Mapping[str, int]) -> tuple[str, str, str]:
@@ -124,28 +110,10 @@ def _judge(member: tarfile.TarInfo, max_bytes: Mapping[str, int]) -> tuple[str, 
         return str(error), "", ""
     stem, _, extension = path.name.partition(".")
     extension = extension.lower()
-    if not member.isreg() or member.issparse():
+    if not is_plain_file(member):
         return "no regular file", "", ""
     if extension.split(".")[-1] in PICKLES:
         return "pickle, never read", "", ""
     if member.size > max_bytes.get(extension, member.size):
         return f"{extension} larger than {max_bytes[extension]} bytes", "", ""
     return "", path.with_name(stem).as_posix() if stem else path.as_posix(), extension
-
-
-class _Limited:
-    """A file that refuses to read more at once than any header or allowed member needs."""
-
-    def __init__(self, file: Any, limit: int) -> None:
-        self._file, self._limit = file, limit
-        self.seek, self.tell = file.seek, file.tell
-
-    def read(self, size: int) -> bytes:
-        """As a file's `read`.
-
-        Raises:
-            DamagedInput: where a header asks for more than the limit.
-        """
-        if not 0 <= size <= self._limit:
-            raise DamagedInput(f"a header asks for {size} bytes at once")
-        return self._file.read(size)

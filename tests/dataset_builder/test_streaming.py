@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import random
+import re
 import threading
 import warnings
 from collections import Counter
@@ -17,14 +18,18 @@ from typing import ClassVar
 import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import IterableDataset, load_dataset
 from fsspec.implementations.local import LocalFileSystem
 from torch.utils.data import DataLoader
 
-from dataset_builder import Clip, InterleavedVideo, decode_clip, shard_index, streaming
+from dataset_builder import Clip, InterleavedVideo, decode_clip, read_corpus, shard_index, streaming
+from dataset_builder.corpus_files import open_corpus
+from dataset_builder.inspect_corpus import inspect_corpus
+from dataset_builder.output_folder import write_checksums
 from dataset_builder.recipe import ShardSettings
-from dataset_builder.shard_index import write_index
+from dataset_builder.shard_index import read_index, write_index
 from dataset_builder.shards import shard_name, write_shard
 from dataset_builder.stream_order import EpochOrder, Place
 from dataset_builder.streaming import CorpusStream, stream_corpus
@@ -356,6 +361,60 @@ def test_filters_skip_row_groups_by_their_statistics(parquet, counted):
     for column in ("clips", "video"):
         with pytest.raises(ValueError, match=f"cannot filter by '{column}'"):
             stream_corpus(parquet, filters=[(column, "==", 1)])
+
+
+@pytest.mark.parametrize("form", ["parquet", "webdataset"])
+def test_a_damaged_block_is_named(form, tmp_path):
+    write_corpus(tmp_path, form)
+    write_checksums(tmp_path)
+    path = next((tmp_path / "data").glob("train-00002-*"))
+    data = bytearray(path.read_bytes())
+    if form == "parquet":
+        columns = pq.read_metadata(path).row_group(1)
+        chunks = {part.path_in_schema: part for part in map(columns.column, range(columns.num_columns))}
+        start = chunks["video_id"].dictionary_page_offset or chunks["video_id"].data_page_offset
+    else:
+        start = read_index(open_corpus(tmp_path), "train")[2].block_starts[1]
+    data[start : start + 600] = b"\xff" * 600
+    path.write_bytes(data)
+    named = rf"block 1 of data/{path.name} is damaged \(no "
+    with pytest.raises(ValueError, match=named):
+        ids(stream_corpus(tmp_path))
+    with pytest.raises(ValueError, match=rf"the shard .*{path.name} is damaged \(no "):
+        list(read_corpus(tmp_path, "train"))
+    found, checksum = inspect_corpus(tmp_path).problems
+    assert re.search(named, found)
+    assert checksum == f"data/{path.name} differs from its checksum"
+    if form == "parquet":
+        with pytest.raises(ValueError, match=named):
+            stream_corpus(tmp_path, filters=[("video_id", "==", "v09")])
+
+
+def test_a_filter_that_cannot_be_is_no_damage(parquet):
+    for wanted in (("duration_s", ">", "long"), ("video_id", "==", 3)):
+        with pytest.raises(pa.ArrowException) as caught:
+            stream_corpus(parquet, filters=[wanted])
+        assert "damaged" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata 0.11 on torch 2.13
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_load_dataset_resumes_where_nothing_is_shuffled(parquet, num_workers):
+    module = pytest.importorskip("torchdata.stateful_dataloader", reason="torchdata is not installed")
+
+    def loader():
+        rows = load_dataset(str(parquet), split="train", streaming=True, columns=["video_id"])
+        return module.StatefulDataLoader(rows, batch_size=None, num_workers=num_workers)
+
+    whole = [row["video_id"] for row in loader()]
+    assert sorted(whole) == [f"v{number:02d}" for number in range(NUM_ROWS)]
+    for stop in (1, 3, 4, 9):
+        first = loader()
+        before = [row["video_id"] for row in itertools.islice(iter(first), stop)]
+        state = first.state_dict()
+        again = loader()
+        again.load_state_dict(state)
+        assert before + [row["video_id"] for row in again] == whole
 
 
 def test_tars_have_no_columns_to_filter_by(tmp_path):
