@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 import torch
-from huggingface_hub.utils import httpx
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # lent to other libraries under this name
 from PIL import Image
 from transformers.image_utils import load_image
 
