@@ -39,7 +39,7 @@ ray: install  ## the engines on a Ray cluster of two nodes here; Ray goes into a
 	OMP_NUM_THREADS=1 $(RAY)/bin/python -m pytest tests/dataset_builder/test_engine_ray.py $(PYTEST_ARGS)
 
 bench: install  ## speeds of the parts on this machine
-	set -e; for name in bench_pipeline bench_search model loading data data_scaling; do \
+	set -e; for name in bench_pipeline bench_search model loading data; do \
 	  $(BIN)/python -m benchmarks.$$name; \
 	done
 

@@ -1,9 +1,10 @@
-"""The operation counts that the benchmarks divide by, against torch's own counter."""
+"""The operation counts that the benchmarks divide by, against torch's own counter; and other parts of theirs."""
 
 import pytest
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, OPTConfig, OPTForCausalLM
 
+from benchmarks.data import gap_to_definition
 from benchmarks.model import counted_flops, needed_flops, plain_flops, training_step
 from benchmarks.table import Row
 from modeling_cosmo import CosmoForConditionalGeneration
@@ -53,6 +54,10 @@ def test_a_step_does_what_is_needed_and_nothing_more(plain, inputs, interval, ra
     media = {"pixel_values": torch.randn(ROWS, PICTURES, 1, 3, 12, 12)}
     counted = counted_flops(training_step(eager(model).train(), inputs | media))
     assert needed_flops(model.config, ROWS, LENGTH, PICTURES) == pytest.approx(counted, rel=0.01)
+
+
+def test_the_value_of_kts_is_that_of_its_definition():
+    assert gap_to_definition(seed=9) < 1e-10
 
 
 def test_goals():
