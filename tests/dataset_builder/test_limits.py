@@ -98,13 +98,13 @@ def test_a_bomb_is_refused_before_it_takes_memory(tower_dir, tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000, "KiB"
 
 
-def encode_gif(path: Path) -> Path:
+def encode_gif(path: Path, num_frames: int = 4) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), mode="w") as container:
         stream = container.add_stream("gif", rate=8)
         assert isinstance(stream, av.VideoStream)
         stream.height, stream.width, stream.pix_fmt = 64, 64, "rgb8"
-        for pixels in story(0)[:4]:
+        for pixels in story(0)[:num_frames]:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="rgb8")))
         container.mux(stream.encode())
     return path
@@ -140,3 +140,17 @@ def test_codecs_of_today_are_read(tower_dir, tmp_path, name, encoder, codec, opt
     assert codec in record.provenance["probe"]["codec"] or codec == "av1"
     assert record.duration_s == pytest.approx(4.0, abs=0.15)
     assert [clip.start_s for clip in record.clips] == [0.0, 2.0]
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.gif", "a.ts", "a.avi"])
+def test_one_frame_is_a_video(tower_dir, tmp_path, name):
+    if name == "a.gif":
+        encode_gif(tmp_path / "in" / name, num_frames=1)
+    else:
+        encode(tmp_path / "in" / name, story(0)[:1])
+    summary = build_corpus(tmp_path / "in", tmp_path / "out", recipe_of(tower_dir), workers=1, progress=False)
+    assert summary.exit_code == 0
+    (record,) = read_corpus(tmp_path / "out", "train")
+    (clip,) = record.clips
+    assert (clip.start_s, clip.end_s) == (0.0, record.duration_s)
+    assert 0 < record.duration_s <= 0.2
