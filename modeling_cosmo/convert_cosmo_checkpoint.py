@@ -40,6 +40,8 @@ from .released_towers_cosmo import (
 from .saved_folder_cosmo import remove_stale_files
 
 
+OWN_SIZES = ("unimodal_depth", "interval_layer", "cross_attn_every_n_layers")
+TEXT_SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
 UNFINISHED = ".unfinished-"
 """Begins the name of a folder in which a conversion is being written."""
 
@@ -120,6 +122,7 @@ def convert_checkpoint(
     token_ids = _token_ids(known, processor)
     with _told_by_name("the architecture"):
         config = build_config(known, state, text_config, vision_config, patch_tokens, token_ids, chosen)
+    _check_tokens(config)
     if processor is not None:
         processor.check_config(config)
 
@@ -253,6 +256,20 @@ def _check_sources(
         ]
     if lacking:
         raise ValueError(f"the architecture lacks {', '.join(lacking)}")
+    _check_sizes(known)
+
+
+def _check_sizes(known: dict[str, Any]) -> None:
+    """Refuse sizes about which the libraries that build a model of them would stop with a bare TypeError."""
+    parts = (("", known, OWN_SIZES), (" of language_model", known.get("language_model", {}), TEXT_SIZES),
+             (" of vision", known.get("vision", {}), OPEN_CLIP_SIZES))  # fmt: skip
+    for part, values, names in parts:
+        for name in names:
+            least = 0 if name == "unimodal_depth" else 1
+            if name in values and (type(values[name]) is not int or values[name] < least):
+                raise ValueError(
+                    f"{name}{part} in the architecture is {values[name]!r:.80}; it must be a whole number from {least}"
+                )
 
 
 def _text_config(known: dict[str, Any]) -> Any:
@@ -264,7 +281,7 @@ def _count_tokens(renamed: State, layout: Layout, processor: CosmoProcessor | No
     """Rows of the token table: the checkpoint's, or else enough for the tokenizer."""
     num_needed = 0 if processor is None else len(processor.tokenizer)
     table = renamed.get(f"model.language_model.{layout.embedding}.weight")
-    if table is None:
+    if table is None or table.ndim != 2 or not len(table):  # the latter: refused by name where shapes are compared
         return max(known, num_needed)
     if num_needed > len(table):
         raise ValueError(
@@ -286,6 +303,13 @@ def _token_ids(known: dict[str, Any], processor: CosmoProcessor | None) -> dict[
     if processor is None:
         raise ValueError("the ids of the special tokens come from a tokenizer: give it (text holds none)")
     return processor.token_ids() | {"bos_token_id": processor.tokenizer.bos_token_id}
+
+
+def _check_tokens(config: CosmoConfig) -> None:
+    for name in ("visual_token_id", "end_of_chunk_token_id"):
+        token_id, num_tokens = getattr(config, name), config.text_config.vocab_size
+        if token_id is None or not 0 <= token_id < num_tokens:
+            raise ValueError(f"{name} is {token_id}, but the checkpoint has embeddings of {num_tokens} tokens")
 
 
 def _read_towers(renamed: State, text: str | None, vision: str | None, layout: Layout, dtype: torch.dtype) -> State:

@@ -108,7 +108,7 @@ def build_config(
         max_frames=len(state["perceiver.frame_embs"]) if "perceiver.frame_embs" in state else 0,
         patch_tokens=patch_tokens,
         contrastive=contrastive,
-        shared_dim=512 if head is None else len(head),
+        shared_dim=512 if head is None else _matrix_shape(state, "img_to_latents.to_latents.weight")[0],
         logit_scale_init=known.get("contrastive_temperature_init", 0.2),
         text_embedding_depth=layers[0] - 1 if contrastive else None,
         text_pool_attends_padding=True,

@@ -124,6 +124,12 @@ def test_wrong_shapes_and_missing_tensors_are_named(convert, state, architecture
     with pytest.raises(ValueError, match=r"lacks 1 tensors .* model.resampler.norm.bias"):
         convert(short, architecture)
     for name, wrong, message in (
+        (
+            "img_to_latents.to_latents.weight",
+            torch.zeros(()),
+            r"to_latents.weight has shape \(\); it must be a matrix",
+        ),
+        ("lang_model.model.decoder.embed_tokens.weight", torch.zeros(0), r"embed_tokens.weight .*has shape \(0,\)"),
         ("perceiver.latents", torch.zeros(7), r"perceiver.latents has shape \(7,\); it must be a matrix"),
         (
             "perceiver.layers.0.0.to_kv.weight",
@@ -190,9 +196,21 @@ def test_an_architecture_that_says_too_little(convert, state, architecture, tmp_
         convert(state, tmp_path / "list.json")
     with pytest.raises(ValueError, match="vision in the architecture is None; it must be an object"):
         convert(state, architecture | {"vision": None})
-    text = architecture["language_model"] | {"hidden_size": "12"}
-    with pytest.raises(ValueError, match=r"a tower's config says what cannot be: .*'hidden_size'"):
+    for name, value in (("unimodal_depth", "3"), ("interval_layer", 0), ("vision", {"patch_size": 0, "width": 10})):
+        culprit = "patch_size of vision" if name == "vision" else name
+        value = architecture["vision"] | value if name == "vision" else value
+        with pytest.raises(ValueError, match=f"{culprit} in the architecture is .*; it must be a whole number from"):
+            convert(state, architecture | {name: value})
+    text = architecture["language_model"] | {"hidden_size": 0}
+    with pytest.raises(ValueError, match="hidden_size of language_model in the architecture is 0; it must be"):
         convert(state, architecture | {"language_model": text})
+    text = architecture["language_model"] | {"ffn_dim": "28"}
+    with pytest.raises(ValueError, match=r"a tower's config says what cannot be: .*'ffn_dim'"):
+        convert(state, architecture | {"language_model": text})
+    for token_id in (41, -1, None):
+        message = f"visual_token_id is {token_id}, but the checkpoint has embeddings of 41 tokens"
+        with pytest.raises(ValueError, match=message):
+            convert(state, architecture | {"media_token_id": token_id})
     with pytest.raises(ValueError, match=r"the architecture says what cannot be: .*'visual_token_id'"):
         convert(state, architecture | {"media_token_id": "36"})
     del architecture["media_token_id"], architecture["vision"]["width"]
