@@ -100,6 +100,7 @@ def convert_checkpoint(
 
     Raises:
         ValueError: if the checkpoint cannot be read, lacks a tensor, or contradicts the rest, naming a tensor.
+        OSError: if the model cannot be written.
     """
     chosen, known = None if preset is None else find_preset(preset), _read_architecture(architecture)
     text, vision = (None if tower is None else str(tower) for tower in (text, vision))
@@ -108,8 +109,9 @@ def convert_checkpoint(
     form = find_format(state, format, "the option format")
     if chosen is not None:
         find_format(state, chosen.format, f"the preset {preset}")
-    with _told_by_name("a tower's config"):
+    with _told_by_name("the architecture" if text is None else f"the language model {text}"):
         text_config = _text_config(known) if text is None else read_text_config(text)
+    with _told_by_name("the architecture" if vision is None else f"the vision tower {vision}"):
         vision_config = read_vision_config(known["vision"]) if vision is None else read_tower_config(vision)
     layout = read_layout(text_config)
     state = plain_names(state, f"{layout.base}.{layout.layers}")
@@ -195,11 +197,11 @@ def _read_architecture(architecture: str | Path | dict[str, Any] | None) -> dict
 
 @contextmanager
 def _told_by_name(source: str) -> Iterator[None]:
-    """A value of the wrong type in a config, as an error that names where it comes from."""
+    """A config that cannot be had, or holds a value of the wrong type, as an error that names where it comes from."""
     try:
         yield
-    except StrictDataclassError as error:
-        raise ValueError(f"{source} says what cannot be: {error}") from error
+    except (OSError, StrictDataclassError) as error:
+        raise ValueError(f"{source} cannot be used: {error}") from error
 
 
 @contextmanager

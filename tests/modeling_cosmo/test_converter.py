@@ -205,13 +205,13 @@ def test_an_architecture_that_says_too_little(convert, state, architecture, tmp_
     with pytest.raises(ValueError, match="hidden_size of language_model in the architecture is 0; it must be"):
         convert(state, architecture | {"language_model": text})
     text = architecture["language_model"] | {"ffn_dim": "28"}
-    with pytest.raises(ValueError, match=r"a tower's config says what cannot be: .*'ffn_dim'"):
+    with pytest.raises(ValueError, match=r"the architecture cannot be used: .*'ffn_dim'"):
         convert(state, architecture | {"language_model": text})
     for token_id in (41, -1, None):
         message = f"visual_token_id is {token_id}, but the checkpoint has embeddings of 41 tokens"
         with pytest.raises(ValueError, match=message):
             convert(state, architecture | {"media_token_id": token_id})
-    with pytest.raises(ValueError, match=r"the architecture says what cannot be: .*'visual_token_id'"):
+    with pytest.raises(ValueError, match=r"the architecture cannot be used: .*'visual_token_id'"):
         convert(state, architecture | {"media_token_id": "36"})
     del architecture["media_token_id"], architecture["vision"]["width"]
     with pytest.raises(ValueError, match="the architecture lacks media_token_id, width of vision"):

@@ -154,6 +154,13 @@ def test_a_tower_that_is_not_there_is_named(tmp_path):
         convert_checkpoint(tmp_path / "weights.safetensors", None, tmp_path / "model", text=tmp_path / "text")
 
 
+@pytest.mark.parametrize(("tower", "called"), [("text", "the language model"), ("vision", "the vision tower")])
+def test_a_tower_that_cannot_be_found_is_named(tower, called, tmp_path):
+    write_towers(tmp_path, "opt")
+    with pytest.raises(ValueError, match=f"{called} {tmp_path}/gone cannot be used: "):
+        convert(tmp_path, trained_state("opt"), **{tower: tmp_path / "gone"})
+
+
 def test_towers_that_were_mixed_up_are_refused(tmp_path):
     write_towers(tmp_path, "opt")
     for towers, message in (
