@@ -23,7 +23,7 @@ def tar_members(file: Any, end: int | None = None) -> Iterator[tarfile.TarInfo]:
     """
     headers = _Headers(file, end)
     try:
-        with tarfile.open(fileobj=headers, mode="r:") as tar:  # type: ignore[call-overload]  # uncompressed only
+        with tarfile.open(fileobj=headers, mode="r:") as tar:  # uncompressed only
             before = -1
             while member := tar.next():
                 tar.members.clear()  # type: ignore[attr-defined]  # it would remember every header
