@@ -4,7 +4,6 @@ Shape letters: F frames.
 """
 
 import io
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ DICT_KEYS = {
 }
 """Keys of a medium that is given as a dict; of those that hold it, the first one counts."""
 TIMES = ("start_s", "end_s")
+MAX_TIME_S = 1e12
 MAX_NAME_LENGTH = 120
 MAX_DOWNLOAD_BYTES = 512 * 2**20
 """Of a picture or video that comes from an address; it is held in memory."""
@@ -163,8 +163,8 @@ def open_dict(medium: Mapping[str, Any], kind: str) -> tuple[Any, float, float |
         raise ValueError(f"a dict for {kind} {problem}; it may have {', '.join(known)}")
     start_s, end_s = (medium.get(name) for name in TIMES)
     for name, time_s in zip(TIMES, (start_s, end_s), strict=True):
-        if time_s is not None and not (isinstance(time_s, int | float) and math.isfinite(time_s)):
-            raise ValueError(f"{name} of a video is {time_s!r}; it must be a number of seconds")
+        if time_s is not None and not (isinstance(time_s, int | float) and abs(time_s) < MAX_TIME_S):
+            raise ValueError(f"{name} of a video is {time_s!r:.80}; it must be a number of seconds")
     return found[0], start_s or 0.0, end_s
 
 

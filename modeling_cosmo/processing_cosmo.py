@@ -3,12 +3,13 @@
 Shape letters: B samples, L text length, M media, F frames.
 """
 
+from numbers import Integral
 from os import PathLike
 from typing import Any, Self
 
 import torch
 import transformers
-from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig, ProcessorMixin
 from transformers.processing_utils import TextKwargs
 from transformers.utils.import_utils import is_torchvision_available
 
@@ -90,7 +91,7 @@ class CosmoProcessor(ProcessorMixin):
         processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
         try:
-            config, _ = CosmoConfig.get_config_dict(pretrained_model_name_or_path, **hub_options)
+            config, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub_options)
         except OSError:  # a processor without a model
             config = {}
         if config.get("model_type") == CosmoConfig.model_type:
@@ -183,8 +184,8 @@ class CosmoProcessor(ProcessorMixin):
     def _frame_reader(self, image_options: dict[str, Any], video_options: dict[str, Any]) -> FrameReader:
         num_frames = video_options.get("num_frames")
         num_frames = self.num_frames if num_frames is None else num_frames
-        if num_frames < 1:
-            raise ValueError(f"num_frames is {num_frames}; it must be at least 1")
+        if not isinstance(num_frames, Integral) or num_frames < 1:
+            raise ValueError(f"num_frames is {num_frames!r}; it must be at least 1, and whole")
         layout = image_options.pop("input_data_format", None)
         do_rescale = image_options.get("do_rescale")
         do_rescale = getattr(self.image_processor, "do_rescale", True) if do_rescale is None else do_rescale

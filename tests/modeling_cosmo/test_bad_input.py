@@ -106,7 +106,7 @@ def test_pictures_that_cannot_be_read(processor, pictures, tmp_path):
             pytest.raises(ValueError, match="sample 0: a picture cannot be read"),
         ):
             processor(images=[opened])
-        with pytest.raises(ValueError, match="sample 0: picture of .* bytes cannot be read"):
+        with pytest.raises(ValueError, match=r"sample 0: picture of .* bytes cannot be read"):
             processor(images=[(tmp_path / name).read_bytes()])
 
 
@@ -199,6 +199,7 @@ def test_addresses_need_no_more_than_transformers_does(processor, video, tmp_pat
         ({"start_s": -1.0}, "no frame from -1.0 s"),
         ({"start_s": "1.0"}, "start_s of a video is '1.0'; it must be a number of seconds"),
         ({"end_s": float("nan")}, "end_s of a video is nan"),
+        ({"end_s": 10**400}, "end_s of a video is 10{79}; it must be a number of seconds"),
         ({"begin_s": 1.0}, r"unknown keys \(begin_s\); it may have video, bytes, path, url, start_s, end_s"),
     ],
 )
@@ -276,6 +277,8 @@ def test_labels_of_which_none_counts(model, processor, pictures):
         ({"text": []}, r"text must be a string or a list of strings, got \[\]"),
         ({"text": "a", "return_tensors": "np"}, "return_tensors is 'np'.* use 'pt'"),
         ({"videos": [frames(2)], "num_frames": 0}, "num_frames is 0; it must be at least 1"),
+        ({"videos": [frames(2)], "num_frames": "3"}, "num_frames is '3'; it must be at least 1, and whole"),
+        ({"videos": [frames(2)], "num_frames": 1.5}, "num_frames is 1.5; it must be at least 1, and whole"),
         ({"videos": [frames(2)], "fps": 2}, "has no option fps for videos alone; it has num_frames, do_sample_frames"),
         ({"videos": [frames(2)], "videos_kwargs": {"size": 3}}, "has no option size for videos alone"),
         ({"text": ["a", "b"], "images": [[frames(1)[0]]] * 3}, "images holds 3 lists for 2 samples"),
