@@ -27,7 +27,7 @@ def read_kept_clips(drafts: Drafts) -> KeptClips:
     Raises:
         ValueError: where embeddings made elsewhere are longer in one video than in another.
     """
-    videos, clips, rows = [], [], []
+    videos, clips, rows = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
     for video, draft in enumerate(in_order(drafts)):
         kept = [index for index, clip in enumerate(draft.record.clips) if clip.keep]
         if kept:

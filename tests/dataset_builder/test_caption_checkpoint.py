@@ -50,7 +50,7 @@ def test_nonsense_and_silence_are_asked_for_again_and_then_the_clip_goes(tmp_pat
     path = encode(tmp_path / "v.mp4", story(0))
     source = SourceVideo(split="train", video_id="v", path=path, name="v.mp4", subtitles=None, truth=None)
     stage = CaptionStage(CaptionSettings(captioner="checkpoint", checkpoint=str(tmp_path / "captioner")), seed=0)
-    script: list[list[str | None]] = [["so so so", None, "a red star"], ["a cook"], [None]]
+    script = [["so so so", None, "a red star"], ["a cook"], [None]]
     asked = []
 
     def answer(self, frames, *settings):
