@@ -16,7 +16,8 @@ import yaml
 from peft import LoraConfig, get_peft_model
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from dataset_builder.corpus import splits_among
 from modeling_cosmo import CosmoDataCollator
@@ -157,7 +158,7 @@ def finetune(settings: FinetuneSettings) -> Path:
     if trainer.is_world_process_zero():
         print(model.trainable_parts())  # noqa: T201 (what trains, before a long run)
         write_environment(settings, arguments)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(settings.output)))
+    trainer.train(resume_from_checkpoint=last_checkpoint(settings.output))
     if validation is not None:
         trainer.save_metrics("eval", trainer.evaluate())
     return save(trainer, processor, settings)
@@ -209,6 +210,21 @@ def add_lora(model: Any, settings: FinetuneSettings) -> Any:
             modules_to_save=None if settings.adapter_only else beside,
         ),
     )
+
+
+def last_checkpoint(output: Path) -> str | None:
+    """The last whole checkpoint: where a kill cut one off, the file that `Trainer` writes last is missing or torn."""
+    names = (path for path in output.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.rpartition("-")[2].isdecimal())
+    whole = {int(path.name.rpartition("-")[2]): str(path) for path in names if _is_whole(path)}
+    return whole[max(whole)] if whole else None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
 
 
 def write_environment(settings: FinetuneSettings, arguments: TrainingArguments) -> None:

@@ -1,6 +1,7 @@
 """`cosmo finetune`: transformers' `Trainer` on a corpus, with adapters and without."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 import cosmo_cli
 from modeling_cosmo import CosmoForConditionalGeneration, CosmoProcessor
 from training.clips import load_clips
-from training.finetune import Adapter, Clips, FinetuneSettings, finetune, read_options
+from training.finetune import Adapter, Clips, FinetuneSettings, finetune, last_checkpoint, read_options
 
 
 SMALL = {
@@ -93,15 +94,26 @@ def test_a_saved_model_goes_on(corpus, from_towers, tmp_path, adapter):
 
 
 def test_the_same_command_goes_on(from_towers, tmp_path, capsys):
-    """Two steps, then three: as three at once, but for what a checkpoint rounds."""
+    """Two steps, then three: as three at once, but for what a checkpoint rounds. A torn third one is done again."""
     first = {**vars(from_towers), "output": tmp_path / "run"}
     options = {**from_towers.options, "lr_scheduler_type": "constant", "warmup_steps": 0}
     finetune(FinetuneSettings(**first | {"options": options | {"max_steps": 2}}))
     trained = (tmp_path / "run" / "checkpoint-2").stat().st_mtime_ns
+    torn = shutil.copytree(tmp_path / "run" / "checkpoint-2", tmp_path / "run" / "checkpoint-3")
+    (torn / "trainer_state.json").write_text('{"best_glo')
     finetune(FinetuneSettings(**first | {"options": options}))
     assert (tmp_path / "run" / "checkpoint-2").stat().st_mtime_ns == trained
     state = json.loads((tmp_path / "run" / "checkpoint-3" / "trainer_state.json").read_text())
     assert [entry["step"] for entry in state["log_history"] if "loss" in entry] == [1, 2, 3]
+
+
+def test_checkpoints_cut_off_by_a_kill_are_passed_over(tmp_path):
+    assert last_checkpoint(tmp_path) is None
+    for name, state in (("9", "{}"), ("10", "{}"), ("11", '{"best'), ("12", None), ("old", "{}"), ("13.tmp", "{}")):
+        (tmp_path / f"checkpoint-{name}").mkdir()
+        if state:
+            (tmp_path / f"checkpoint-{name}" / "trainer_state.json").write_text(state)
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
 
 
 def test_options_are_read_as_values():
