@@ -131,6 +131,21 @@ class CosmoConfig(PreTrainedConfig):
         if self.train_new_tokens and not self.new_token_ids:
             raise ValueError("train_new_tokens needs visual_token_id; build the model with a processor, or set it")
 
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As usual, but refuse another kind of model: transformers would fill it up with defaults and random weights.
+
+        Raises:
+            ValueError: naming the folder or repository, and its kind.
+        """
+        found, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        kind = found.get("model_type", cls.model_type)
+        if kind != cls.model_type:
+            raise ValueError(f"{pretrained_model_name_or_path} holds a model of type {kind}, not {cls.model_type}")
+        return found, unused
+
     @property
     def block_positions(self) -> list[int]:
         """Layers of the language model that a gated block stands before, ascending."""
