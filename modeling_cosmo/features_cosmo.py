@@ -121,7 +121,7 @@ class CosmoFeatures(_Base):
         if media_mask is None or self.config.vision_mean_includes_padding:
             mean = class_latents.mean(dim=1)
         else:
-            weights = media_mask.any(dim=-1, keepdim=True).to(class_latents.dtype)  # (B, M, 1)
+            weights = media_mask.any(dim=-1, keepdim=True).to(class_latents)  # (B, M, 1)
             mean = (class_latents * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
         return F.normalize(self.vision_projection(mean), dim=-1)
 

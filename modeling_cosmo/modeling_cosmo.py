@@ -23,7 +23,7 @@ from .freezing_cosmo import CosmoFreezing
 from .generation_cosmo import CosmoGenerationMixin, default_generation_tokens
 from .loss_cosmo import next_token_loss
 from .media_attention_cosmo import media_visibility
-from .new_tokens_cosmo import CosmoNewTokens
+from .new_tokens_cosmo import CosmoNewTokens, check_plain_table
 from .outputs_cosmo import CosmoCausalLMOutput, CosmoModelOutput
 from .parallel_cosmo import fully_sharded_plan, tensor_parallel_plan
 from .pretrained_cosmo import CosmoPreTrainedModel
@@ -77,8 +77,10 @@ class CosmoModel(CosmoFeatures, CosmoFreezing, CosmoPreTrainedModel):
         self._fsdp_plan = fully_sharded_plan(self, self._fsdp_plan or {})
 
     def _build_new_tokens(self) -> CosmoNewTokens:
-        width = cast(nn.Embedding, self.get_input_embeddings()).embedding_dim
-        return CosmoNewTokens(self.config.new_token_ids, width, tied=bool(self.config.tie_word_embeddings))
+        table = cast(nn.Embedding, self.get_input_embeddings())
+        check_plain_table(table)
+        tied = bool(self.config.tie_word_embeddings)
+        return CosmoNewTokens(self.config.new_token_ids, table.embedding_dim, tied)
 
     @can_return_tuple
     def forward(  # type: ignore[misc]  # TransformersKwargs names position_ids too
@@ -116,7 +118,7 @@ class CosmoModel(CosmoFeatures, CosmoFreezing, CosmoPreTrainedModel):
         latents = self._encode_media(pixel_values, vision_features, media_mask)  # (B, M, 1 + V, D_v)
         visual_tokens = None if latents is None else latents[:, :, -self.config.num_visual_tokens :]  # (B, M, V, D_v)
         is_placeholder = self._find_placeholders(input_ids, inputs_embeds)  # (R, L)
-        is_real = None if latents is None else _real_media(latents, media_mask)  # (B, M)
+        is_real = None if latents is None else _real_media(latents, media_mask).to(is_placeholder.device)  # (B, M)
         places, media_index = follow_media(is_placeholder, is_real, cache)  # (B, M), (R, L)
         visibility = None if places is None else media_visibility(media_index, places, *self._attention_rule)
         wants_embeds = compute_embeds and self.config.contrastive and past_key_values is None
@@ -178,7 +180,7 @@ class CosmoModel(CosmoFeatures, CosmoFreezing, CosmoPreTrainedModel):
         if inputs_embeds is None:
             raise ValueError("give input_ids or inputs_embeds")
         token = torch.full((), self.config.visual_token_id, device=inputs_embeds.device)
-        return (inputs_embeds == self.get_input_embeddings()(token)).all(dim=-1)
+        return (inputs_embeds == self.get_input_embeddings()(token).to(inputs_embeds.device)).all(dim=-1)
 
     def _positions(self, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
         """`(R, L)` for GPT-2 and its kin, which would count padding on the left too; the others know better."""
@@ -364,14 +366,14 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
             targets = labels[..., 1:] if shift_labels is None else shift_labels
             num_labels = (targets != IGNORED_LABEL).sum()
             loss = lm_loss = self.loss_function(
-                logits, labels, vocab_size=logits.shape[-1], num_items_in_batch=num_labels.clamp(min=1),
-                shift_labels=shift_labels,
+                logits, labels, vocab_size=logits.shape[-1], shift_labels=shift_labels,
+                num_items_in_batch=num_labels.clamp(min=1).to(logits.device),
             )  # fmt: skip
             if outputs.text_embeds is not None and outputs.vision_embeds is not None:
                 contrastive = self._contrastive_loss(outputs.vision_embeds, outputs.text_embeds)
-                loss = lm_loss + self.config.contrastive_weight * contrastive
+                loss = lm_loss + self.config.contrastive_weight * contrastive.to(lm_loss.device)
             if num_items_in_batch is not None:
-                loss = loss * (num_labels / num_items_in_batch)
+                loss = loss * (num_labels / num_items_in_batch).to(loss.device)
         return CosmoCausalLMOutput(
             loss=loss,
             lm_loss=lm_loss,
@@ -390,7 +392,8 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
         """Over the samples of all processes, unless the config says otherwise, or tensor parallelism shares them."""
         if self.config.contrastive_gather and (self._tp_size or 1) == 1:
             vision_embeds, text_embeds = gather_rows(vision_embeds), gather_rows(text_embeds)
-        return contrastive_loss(vision_embeds, text_embeds, self.model.logit_scale.exp())
+        scale = self.model.logit_scale.exp().to(text_embeds.device)
+        return contrastive_loss(vision_embeds.to(text_embeds.device), text_embeds, scale)
 
 
 CosmoModel.register_for_auto_class("AutoModel")

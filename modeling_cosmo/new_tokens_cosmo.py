@@ -15,6 +15,19 @@ from torch.nn import functional as F
 from transformers import initialization as init
 
 
+def check_plain_table(table: nn.Module) -> None:
+    """Refuse a token table that does not give its rows as they are: what training adds would be no change of rows.
+
+    Raises:
+        ValueError: naming the table's class.
+    """
+    if type(table).forward is not nn.Embedding.forward:
+        raise ValueError(
+            f"train_new_tokens is not possible with {type(table).__name__}: it does not give the rows of the token "
+            "table as they are, so that trained ones could not be saved in it; set train_new_tokens=False"
+        )
+
+
 class CosmoNewTokens(nn.Module):
     """What training adds to the rows of the new tokens in the token table, and in the head if that is not tied."""
 
@@ -37,6 +50,10 @@ class CosmoNewTokens(nn.Module):
         else:
             self.initialise_own_parameters()
 
+    def forward(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both changes, through a call, before which accelerate's hooks fetch weights that lie on disk."""
+        return self.input_change, self.input_change if self.output_change is None else self.output_change
+
     def embed(self, input_ids: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
         """Change what the frozen table gave.
 
@@ -47,8 +64,8 @@ class CosmoNewTokens(nn.Module):
         slots = torch.zeros_like(input_ids)  # 0: no new token
         for slot, token_id in enumerate(self.token_ids, start=1):
             slots = slots + slot * (input_ids == token_id)
-        change = F.embedding(slots, F.pad(self.input_change, (0, 0, 1, 0)))  # (R, L, D_t)
-        return embeddings + change.to(embeddings.dtype)
+        rows = F.pad(self()[0], (0, 0, 1, 0))  # (1 + K, D_t)
+        return embeddings + F.embedding(slots.to(rows.device), rows).to(embeddings)  # (R, L, D_t)
 
     def score(self, hidden_states: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Change what the frozen head gave, in the same memory.
@@ -57,11 +74,11 @@ class CosmoNewTokens(nn.Module):
             hidden_states: what the head read, shape `(R, L, D_t)`.
             logits: what it gave, shape `(R, L, vocabulary)`; changed.
         """
-        change = self.input_change if self.output_change is None else self.output_change
+        _, change = self()
         columns = torch.stack([torch.full((), token_id, device=logits.device) for token_id in self.token_ids])
         if not torch.compiler.is_compiling() and logits._is_view():  # gathered from a head that is split
             logits = logits.clone()
-        return logits.index_add_(-1, columns, F.linear(hidden_states, change.to(hidden_states.dtype)))
+        return logits.index_add_(-1, columns, F.linear(hidden_states, change.to(hidden_states)).to(logits.device))
 
     @torch.no_grad()
     def add_into(self, state_dict: dict[str, Any], prefix: str, table: str, head: str) -> dict[str, Any]:

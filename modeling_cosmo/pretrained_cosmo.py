@@ -37,6 +37,7 @@ class CosmoPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    _can_compile_fullgraph = True
     _keys_to_ignore_on_load_missing = [r"\bnew_tokens\."]  # noqa: RUF012 (a saved table holds them)
 
     @classmethod
@@ -45,7 +46,10 @@ class CosmoPreTrainedModel(PreTrainedModel):
         if quantization_config is not None:
             kwargs["quantization_config"] = _sparing_new_parts(quantization_config)
         loaded = super().from_pretrained(*args, **kwargs)
-        (loaded[0] if isinstance(loaded, tuple) else loaded).freeze_as_configured()
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.freeze_as_configured()
+        if "disk" in getattr(model, "hf_device_map", {}).values():
+            _drop_offloaded_changes(model)
         return loaded
 
     def freeze_as_configured(self) -> None:
@@ -115,6 +119,14 @@ class CosmoPreTrainedModel(PreTrainedModel):
         own = (module for module in self.modules() if isinstance(module, GradientCheckpointingLayer))
         for index, layer in enumerate(layer for layer in own if layer not in stock):
             layer.gradient_checkpointing = enable and index % every_n_layers == 0
+
+
+def _drop_offloaded_changes(model: nn.Module) -> None:
+    """Leave out changes of new tokens that were put on disk, where no file holds them: as loaded, they are zero."""
+    for module in model.modules():
+        new_tokens = module._modules.get("new_tokens")
+        if new_tokens is not None and next(new_tokens.parameters()).is_meta:
+            module._modules["new_tokens"] = None
 
 
 def _call_directly(function: Callable[..., Any], *args: Any) -> Any:

@@ -5,9 +5,10 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from safetensors.torch import load_file
 
-from modeling_cosmo import CosmoForConditionalGeneration
+from modeling_cosmo import CosmoConfig, CosmoForConditionalGeneration, CosmoModel
 from tests.modeling_cosmo.tiny import build, open_gates, tiny_language_model, tiny_vision
 from tests.modeling_cosmo.trainer_step import samples, tiny_processor
 
@@ -54,6 +55,14 @@ def test_shards_hold_every_weight_once(saved, inputs):
 def test_nothing_is_missing_or_left_over(saved):
     _, info = CosmoForConditionalGeneration.from_pretrained(saved[0], output_loading_info=True)
     assert not any(info.values()), info
+
+
+def test_another_kind_of_model_is_refused(tmp_path):
+    """In place of a model of default sizes with random weights."""
+    tiny_language_model("opt").save_pretrained(tmp_path)
+    for kind in (CosmoConfig, CosmoModel, CosmoForConditionalGeneration):
+        with pytest.raises(ValueError, match=rf"^{tmp_path} holds a model of type opt, not cosmo$"):
+            kind.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -112,6 +121,31 @@ def test_a_map_by_memory_never_splits_a_layer(saved, inputs, memory, tmp_path):
     assert set(model.hf_device_map.values()) == {"cpu", "disk"}
     for name in whole:
         assert not any(place.startswith(f"{name}.") for place in model.hf_device_map), f"{name} is split"
+
+
+@pytest.mark.parametrize(
+    "where", [{"device_map": {"": "disk"}}, {"device_map": "auto", "max_memory": {"cpu": 60_000}}]
+)
+@pytest.mark.filterwarnings(AS_IF_NO_PART)
+def test_trained_embeddings_of_new_tokens_may_stay_on_disk(processor, inputs, where, tmp_path):
+    """A saved table holds them already; nothing is on disk for the changes that training would go on with."""
+    model = open_gates(build("gpt_neox", processor, train_new_tokens=True))
+    with torch.no_grad():
+        model.model.new_tokens.input_change.normal_()
+    model.save_pretrained(tmp_path / "model")
+    check_offloaded((tmp_path / "model", model), inputs, tmp_path / "disk", **where)
+
+
+def test_trained_embeddings_of_new_tokens_may_be_fetched_for_each_call(processor, inputs):
+    """As where parts of a trained model wait in the machine's memory for a GPU."""
+    model = open_gates(build("gpt_neox", processor, train_new_tokens=True))
+    with torch.no_grad():
+        for change in model.model.new_tokens.parameters():
+            change.normal_()
+    expected = logits(model, inputs)
+    offloaded = cpu_offload(model, execution_device="cpu")
+    assert model.model.new_tokens.input_change.is_meta
+    assert torch.equal(logits(offloaded, inputs), expected)
 
 
 def check_offloaded(saved, inputs, folder, **where):

@@ -159,3 +159,11 @@ def test_without_a_placeholder_there_are_no_new_tokens(processor):
     config = build("opt", processor).config
     with pytest.raises(ValueError, match="train_new_tokens needs visual_token_id"):
         CosmoConfig(vision_config=config.vision_config, text_config=config.text_config, train_new_tokens=True)
+
+
+@pytest.mark.parametrize("kind", ["gemma", "gemma3_text"])
+def test_a_table_that_scales_its_rows_is_refused(processor, kind):
+    """A row of it gives sqrt(width) times itself: added to the row, a change would grow by as much on saving."""
+    with pytest.raises(ValueError, match=r"^train_new_tokens is not possible with Gemma.* train_new_tokens=False$"):
+        build(kind, processor, freeze_towers=True, train_new_tokens=True)
+    assert build(kind, processor, freeze_towers=True).model.new_tokens is None
