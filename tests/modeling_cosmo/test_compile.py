@@ -48,6 +48,7 @@ def test_a_decoding_step_is_one_graph_for_all_steps(kind, processor, inputs):
     assert torch.equal(model.generate(**other, **OPTIONS, compile_config=everywhere("eager")), expect)
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
+    assert model._can_compile_fullgraph, "as transformers wants it declared"
 
 
 @pytest.mark.slow  # half a minute: inductor writes and compiles C++
