@@ -177,17 +177,17 @@ def _jump(container: Any, stream: Any, following: TimedFrame | None, time_s: flo
     begin = stream.start_time or 0
     target = begin + int(time_s / stream.time_base)
     index = stream.index_entries
-    if len(index) > 1:
-        delay = max(0, begin - index[0].timestamp)  # the index holds times of decoding, which comes before showing
-        found = index.search_timestamp(target - delay)
-        target = index[found].timestamp + delay if found >= 0 else begin
-        if target <= (begin if following is None else following.frame.pts or begin):
-            return False
-    elif following is not None or time_s < SEEK_FROM_S:
-        return False
     try:
+        if len(index) > 1:
+            delay = max(0, begin - index[0].timestamp)  # the index holds times of decoding, which comes before showing
+            found = index.search_timestamp(target - delay)
+            target = index[found].timestamp + delay if found >= 0 else begin
+            if target <= (begin if following is None else following.frame.pts or begin):
+                return False
+        elif following is not None or time_s < SEEK_FROM_S:
+            return False
         container.seek(target, stream=stream)
-    except OSError:  # FFmpeg's errors are of this kind: not seekable, so read on
+    except (OSError, OverflowError):  # not seekable; or a damaged file, with times beyond FFmpeg's clock: read on
         return False
     return True
 

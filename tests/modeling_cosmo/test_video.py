@@ -238,6 +238,19 @@ def test_damage_of_any_kind_gives_frames_or_a_value_error(tmp_path, name):
             assert decode_video(bytes(data), 3).shape[:2] == (3, 3)
 
 
+def test_times_at_the_end_of_the_clock(tmp_path):
+    """A damaged fragment may begin there: what is looked for behind it has no number in FFmpeg's 64 bits."""
+    path = write_video(
+        tmp_path / "a.mp4", NUM_FRAMES, RATE_HZ, g="7", container={"movflags": "frag_keyframe+empty_moov"}
+    )
+    data = bytearray(path.read_bytes())
+    place = 0
+    while (place := data.find(b"tfdt", place + 1)) > 0:
+        data[place + 8] = 0x7F  # the first of 8 bytes of a fragment's begin
+    with contextlib.suppress(ValueError):
+        assert decode_video(bytes(data), 3).shape[:2] == (3, 3)
+
+
 def test_files_are_closed(video, tmp_path):
     for source in (video, tmp_path / "none.mp4"):
         (tmp_path / "none.mp4").write_bytes(b"none")
