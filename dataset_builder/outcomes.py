@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 
 from dataset_builder.atomic import replacing
 from dataset_builder.draft import Draft
+from dataset_builder.errors import DamagedInput
 from dataset_builder.inputs import SourceVideo
+from dataset_builder.parquet_damage import parquet_damage
 from dataset_builder.work_state import load_outcome, parse_outcome
 
 
@@ -38,10 +40,11 @@ class Outcomes:
         return self.state / "results" / key[:2] / f"{key}.json"
 
     def load(self, key: str, source: SourceVideo) -> Draft | None:
-        """What became of a video; None where nothing did yet, or a power cut left a torn file."""
+        """What became of a video; None where nothing did yet, or a disk damaged what did."""
         draft = load_outcome(self.path(key), source)
         if draft is None and key in self._packed():
-            draft = parse_outcome(self._read(*self._packed()[key]), source)
+            with suppress(DamagedInput, ValueError):
+                draft = parse_outcome(self._read(*self._packed()[key]), source)
         return draft
 
     def look_again(self) -> None:
@@ -96,7 +99,7 @@ class Outcomes:
         if self._places is None:
             self._places = {}
             for path in sorted(self._packs().glob("*.parquet")):
-                with suppress(FileNotFoundError, pa.ArrowInvalid):  # another process tidies up, or a disk lost it
+                with suppress(FileNotFoundError, DamagedInput), parquet_damage():  # tidied up meanwhile, or damaged
                     keys = pq.read_table(path, columns=["key"])["key"].to_pylist()
                     self._places.update((key, (path, row)) for row, key in enumerate(keys))
         return self._places
@@ -105,7 +108,7 @@ class Outcomes:
         """The text of an outcome; reading in order reads every row group once."""
         group, within = divmod(row, GROUP_ROWS)
         if self._group is None or self._group[:2] != (path, group):
-            with pq.ParquetFile(path) as pack:
+            with parquet_damage(), pq.ParquetFile(path) as pack:
                 texts = pack.read_row_group(group, columns=["outcome"])["outcome"].to_pylist()
             self._group = (path, group, texts)
         return self._group[2][within]

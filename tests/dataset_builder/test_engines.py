@@ -177,6 +177,25 @@ def test_jobs_are_handed_out_a_few_at_a_time(folder, recipe, tmp_path, monkeypat
     assert not work.missing()
 
 
+@pytest.mark.parametrize("damage", ["cut", "footer", "rows"])
+def test_a_damaged_pack_is_made_again(folder, recipe, undisturbed, tmp_path, damage):
+    """A disk that loses what it took: the videos of that pack are done once more, and no build stops for ever."""
+    run = make_plan(planned(folder, tmp_path, recipe), videos_per_rank=5)
+    for rank in (0, 1):
+        run_rank(run, rank)
+    pack = min((tmp_path / ".build/packs").iterdir())
+    data = bytearray(pack.read_bytes())
+    if damage == "cut":
+        del data[len(data) // 2 :]
+    else:
+        first = len(data) - 300 if damage == "footer" else pq.ParquetFile(pack).metadata.row_group(0).column(4)
+        place = first if isinstance(first, int) else first.data_page_offset + 40
+        data[place : place + 60] = b"\xff" * 60
+    pack.write_bytes(data)
+    build_corpus(folder, tmp_path, recipe, progress=False, workers=1)
+    assert files_of(tmp_path) == undisturbed
+
+
 @pytest.mark.slow
 def test_a_killed_worker_is_told_with_the_videos_that_were_under_way(folder, recipe, tmp_path):
     """Two processes that import torch; a video that no memory suffices for has to be found to be taken away."""
