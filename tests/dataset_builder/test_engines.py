@@ -187,10 +187,13 @@ def test_a_damaged_pack_is_made_again(folder, recipe, undisturbed, tmp_path, dam
     data = bytearray(pack.read_bytes())
     if damage == "cut":
         del data[len(data) // 2 :]
+    elif damage == "footer":
+        first = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+        data[first : first + 30] = b"\xff" * 30
     else:
-        first = len(data) - 300 if damage == "footer" else pq.ParquetFile(pack).metadata.row_group(0).column(4)
-        place = first if isinstance(first, int) else first.data_page_offset + 40
-        data[place : place + 60] = b"\xff" * 60
+        outcomes = pq.ParquetFile(pack).metadata.row_group(0).column(4)
+        first, length = outcomes.dictionary_page_offset, outcomes.total_compressed_size
+        data[first : first + length] = b"\xff" * length
     pack.write_bytes(data)
     build_corpus(folder, tmp_path, recipe, progress=False, workers=1)
     assert files_of(tmp_path) == undisturbed
