@@ -191,7 +191,7 @@ class CosmoProcessor(ProcessorMixin):
         do_rescale = getattr(self.image_processor, "do_rescale", True) if do_rescale is None else do_rescale
         return FrameReader(
             image_processor=self.image_processor,
-            num_frames=num_frames,
+            num_frames=int(num_frames),
             sample_given_frames=bool(video_options.get("do_sample_frames")),
             is_rescaled=not do_rescale,
             channels_last=None if layout is None else layout == "channels_last",
