@@ -44,6 +44,9 @@ TARGETS[Adapter.both] = f"({TARGETS[Adapter.language_model]})|({TARGETS[Adapter.
 """Patterns of module names; the vision tower's projections, which have the same last names, are not among them."""
 NEW_PARTS = ("resampler", "cross_attention", "text_pool", "text_projection", "vision_projection", "new_tokens")
 """What CosMo adds to the towers, by the names that PEFT's `modules_to_save` takes."""
+SHAPING = ("model", "vision", "text", "adapter", "rank", "adapter_only", "num_frames")
+"""Settings that a checkpoint can only go on with, beside the options of the model."""
+ENVIRONMENT = "environment.json"
 DEFAULTS: Mapping[str, Any] = {
     "max_steps": 200,
     "per_device_train_batch_size": 16,
@@ -142,6 +145,7 @@ def finetune(settings: FinetuneSettings) -> Path:
     """
     if not (Path(settings.corpus) / "data").is_dir():
         raise ValueError(f"corpus={settings.corpus}: no corpus there; `cosmo build VIDEOS --output DIR` writes one")
+    check_same_model(settings)
     settings.output.mkdir(parents=True, exist_ok=True)
     arguments = training_arguments(settings)
     model, processor = load(settings)
@@ -227,13 +231,46 @@ def _is_whole(checkpoint: Path) -> bool:
     return True
 
 
+def check_same_model(settings: FinetuneSettings) -> None:
+    """Do nothing where the output holds no checkpoint, or those of a run with the same model and adapter.
+
+    Raises:
+        ValueError: naming the first setting that differs.
+    """
+    path = settings.output / ENVIRONMENT
+    if not path.is_file() or last_checkpoint(settings.output) is None:
+        return
+    begun, wanted = (found | found["options"] for found in (read_settings(path), to_dict(settings)))
+    for key in (*SHAPING, *sorted(model_option_names())):
+        if begun.get(key) != wanted.get(key):
+            found = f"{key}={begun.get(key)}, not {wanted.get(key)}"
+            raise ValueError(f"{settings.output} was begun with {found}: choose another --output")
+
+
+def read_settings(environment_file: Path) -> dict[str, Any]:
+    """The settings of an earlier run.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    try:
+        settings: dict[str, Any] = json.loads(environment_file.read_text())["settings"]
+    except (ValueError, KeyError):
+        raise ValueError(f"{environment_file} is damaged: choose another --output") from None
+    return settings
+
+
+def to_dict(settings: FinetuneSettings) -> dict[str, Any]:
+    """Settings as JSON holds them."""
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings), default=str))  # YAML knows dates
+    return values
+
+
 def write_environment(settings: FinetuneSettings, arguments: TrainingArguments) -> None:
     """What the result depends on, as `environment.json`."""
     digest = corpus_digest(settings.corpus, "train")
-    found = environment(arguments.seed, digest) | {
-        "settings": {**dataclasses.asdict(settings), "output": str(settings.output)}
-    }
-    replace_text(settings.output / "environment.json", json.dumps(found, indent=2) + "\n")
+    found = environment(arguments.seed, digest) | {"settings": to_dict(settings)}
+    replace_text(settings.output / ENVIRONMENT, json.dumps(found, indent=2) + "\n")
 
 
 def save(trainer: Trainer, processor: Any, settings: FinetuneSettings) -> Path:

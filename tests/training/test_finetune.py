@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import cosmo_cli
 from modeling_cosmo import CosmoForConditionalGeneration, CosmoProcessor
 from training.clips import load_clips
-from training.finetune import Adapter, Clips, FinetuneSettings, finetune, last_checkpoint, read_options
+from training.finetune import Adapter, Clips, FinetuneSettings, finetune, last_checkpoint, read_options, to_dict
 
 
 SMALL = {
@@ -105,6 +105,27 @@ def test_the_same_command_goes_on(from_towers, tmp_path, capsys):
     assert (tmp_path / "run" / "checkpoint-2").stat().st_mtime_ns == trained
     state = json.loads((tmp_path / "run" / "checkpoint-3" / "trainer_state.json").read_text())
     assert [entry["step"] for entry in state["log_history"] if "loss" in entry] == [1, 2, 3]
+
+
+def test_settings_are_kept_as_json(from_towers):
+    """A date among them, too, which YAML makes of a name like that."""
+    settings = FinetuneSettings(
+        **vars(from_towers) | {"options": read_options(["run_name=2026-11-22", "max_steps=3"])}
+    )
+    found = to_dict(settings)
+    assert found["options"] == {"run_name": "2026-11-22", "max_steps": 3}
+    assert found["output"] == str(from_towers.output)
+    assert found["adapter"] == "language_model"
+
+
+@pytest.mark.parametrize(("name", "value"), [("rank", 3), ("adapter", Adapter.none), ("shared_dim", 13)])
+def test_another_model_cannot_go_on_from_the_checkpoints_of_a_run(from_towers, name, value):
+    options = {**from_towers.options, name: value} if name == "shared_dim" else from_towers.options
+    other = vars(from_towers) | ({"options": options} if name == "shared_dim" else {name: value})
+    before = (from_towers.output / "environment.json").read_bytes()
+    with pytest.raises(ValueError, match=rf"run was begun with {name}=\w+, not {value}: choose another --output"):
+        finetune(FinetuneSettings(**other))
+    assert (from_towers.output / "environment.json").read_bytes() == before
 
 
 def test_checkpoints_cut_off_by_a_kill_are_passed_over(tmp_path):
