@@ -12,8 +12,8 @@ from tests.library.fetch_suite import PACKAGE, suite_folder
 
 STAND_INS: dict[str, dict[str, Any]] = {
     # In the library's repository, not in its source distribution. What they check is checked by tests of our own:
-    # test_generation.py, test_generation_modes.py and test_compile.py of tests/modeling_cosmo. What came of a run of the
-    # mixins themselves is in test_model_mixins.py.
+    # test_generation.py, test_generation_modes.py and test_compile.py of tests/modeling_cosmo. What came of a run of
+    # the mixins themselves is in test_model_mixins.py.
     "generation.test_utils": {"GenerationTesterMixin": type("GenerationTesterMixin", (), {})},
     "exporters.test_export": {"ExportTesterMixin": type("ExportTesterMixin", (), {})},
     "utils.test_configuration_utils": {"config_common_kwargs": {}},  # not used on composite configs

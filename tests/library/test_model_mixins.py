@@ -10,13 +10,15 @@ Not as they come:
 - Text features run the unimodal half alone, so there are as many hidden states and attentions as that has layers.
 - Videos come as `pixel_values` too, as everywhere in CosMo, not as `pixel_values_videos`.
 - Generation and export: their mixins are in the library's repository alone; see `STAND_INS` in suite.py. Those of
-  5.16.0.dev0 (commit decba1d2) were run by hand in November 2026 beside the suite of 5.23.0, gates open, slow tests too:
-  - `GenerationTesterMixin` with OPT, Llama, GPT-NeoX and Mistral (SigLIP): of each, 36 tests passed and 16 were skipped
-    (FlashAttention, quanto, several GPUs, recurrent layers and the like). It was told that the cache of the media has a
-    layer for each gated block rather than for each decoder layer, that a static cache stands inside a `CosmoCache`, and
-    that the config has `use_cache`, which a composite one has in its part.
-  - `ExportGenerateTesterMixin` with OPT: vision tower, head and a decoding step are exported one by one; the language
-    model alone is not, as its layers take what only the whole model gives (`LayerTap`). The whole is (test_compile.py).
+  5.16.0.dev0 (commit decba1d2) were run by hand in November 2026 beside the suite of 5.23.0, gates open, slow tests
+  too:
+  - `GenerationTesterMixin` with OPT, Llama, GPT-NeoX and Mistral (SigLIP): of each, 36 tests passed and 16 were
+    skipped (FlashAttention, quanto, several GPUs, recurrent layers and the like). It was told that the cache of the
+    media has a layer for each gated block rather than for each decoder layer, that a static cache stands inside a
+    `CosmoCache`, and that the config has `use_cache`, which a composite one has in its part.
+  - `ExportGenerateTesterMixin` with OPT: vision tower, head and a decoding step are exported one by one; the
+    language model alone is not, as its layers take what only the whole model gives (`LayerTap`). The whole is
+    (test_compile.py).
 """
 
 import unittest
