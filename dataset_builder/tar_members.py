@@ -23,10 +23,10 @@ def tar_members(file: Any, end: int | None = None) -> Iterator[tarfile.TarInfo]:
     """
     headers = _Headers(file, end)
     try:
-        with tarfile.open(fileobj=headers, mode="r:") as tar:  # uncompressed only
+        with tarfile.open(fileobj=headers, mode="r:") as tar:  # type: ignore[call-overload]  # uncompressed only
             before = -1
             while member := tar.next():
-                tar.members.clear()  # type: ignore[attr-defined]  # it would remember every header
+                tar.members.clear()  # it would remember every header
                 if member.offset <= before or member.size < 0:
                     raise tarfile.ReadError("headers that point backwards")
                 before = member.offset
