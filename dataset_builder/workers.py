@@ -66,7 +66,6 @@ def run_jobs(jobs: Sequence[Job], recipe: Recipe, workers: int) -> Iterator[None
 
 
 def _run_here(jobs: Sequence[Job], recipe: Recipe) -> Iterator[None]:
-    _forget_shapes()
     with _one_thread(), quiet_loading():
         pipeline = VideoPipeline(recipe)
         for source, path in jobs:  # one by one, as in a worker: no video's record depends on those beside it
@@ -75,12 +74,12 @@ def _run_here(jobs: Sequence[Job], recipe: Recipe) -> Iterator[None]:
                 yield
 
 
-def _forget_shapes() -> None:
-    """Keep a worker's memory flat in the number of videos.
+def forget_batch_shapes() -> None:
+    """Keep the memory of this process flat in the number of videos; for processes that do nothing but build.
 
     oneDNN keeps what it made for a batch of every shape, up to 1024 of them, and videos come in all lengths: what it
     keeps lies between the large blocks that are given back, and a worker grows by half over some hundred videos. To
-    make it anew takes no measurable time. oneDNN reads the variable when it first computes.
+    make it anew takes no measurable time in a build. oneDNN reads the variable when it first computes.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0")
 
@@ -118,7 +117,7 @@ _loaded: list[VideoPipeline | Exception] = []  # one per worker process: its mod
 def _start_worker(recipe: Recipe) -> None:
     """Load the models; what goes wrong is told by the first job, as one line and not as a broken pool."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _forget_shapes()
+    forget_batch_shapes()
     import torch
 
     torch.set_num_threads(1)

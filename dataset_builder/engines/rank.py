@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dataset_builder.engines.plan import Run
 from dataset_builder.outcomes import Outcomes
-from dataset_builder.workers import run_jobs
+from dataset_builder.workers import forget_batch_shapes, run_jobs
 
 
 def run_rank(run: Run, rank: int) -> None:
@@ -49,6 +49,7 @@ def run_rank_apart(run: Run, rank: int) -> None:
 def main() -> None:
     """Run one rank; ends with 1 and one line where it cannot."""
     folder, rank = sys.argv[1:]
+    forget_batch_shapes()
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     try:
         run_rank(Run(Path(folder)), int(rank))

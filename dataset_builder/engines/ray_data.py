@@ -121,9 +121,10 @@ class _GroupWorker:
     """
 
     def __init__(self, run_folder: str, names: Sequence[str], is_first: bool, is_last: bool) -> None:
-        import torch
+        from dataset_builder.workers import forget_batch_shapes, quiet_loading
 
-        from dataset_builder.workers import quiet_loading
+        forget_batch_shapes()
+        import torch
 
         self.run = Run(Path(run_folder))
         self.outcomes = Outcomes(self.run.state)

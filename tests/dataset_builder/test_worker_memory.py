@@ -2,18 +2,32 @@
 
 import os
 
+import pytest
+
 from dataset_builder.recipe import load_recipe
-from dataset_builder.workers import run_jobs
+from dataset_builder.workers import forget_batch_shapes, run_jobs
 
 
-def test_nothing_is_kept_for_every_shape_of_a_batch(monkeypatch):
-    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "")  # so that it is put back after the test
-    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
-    list(run_jobs([], load_recipe("laptop"), workers=1))
-    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "0"
+CAPACITY = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+
+
+@pytest.fixture(autouse=True)
+def _put_back(monkeypatch):
+    monkeypatch.setenv(CAPACITY, "")
+    monkeypatch.delenv(CAPACITY)
+
+
+def test_a_worker_keeps_nothing_for_every_shape_of_a_batch():
+    forget_batch_shapes()
+    assert os.environ[CAPACITY] == "0"
 
 
 def test_who_sets_it_is_heard(monkeypatch):
-    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
+    monkeypatch.setenv(CAPACITY, "7")
+    forget_batch_shapes()
+    assert os.environ[CAPACITY] == "7"
+
+
+def test_a_build_in_the_callers_process_leaves_environment_alone():
     list(run_jobs([], load_recipe("laptop"), workers=1))
-    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
+    assert CAPACITY not in os.environ
