@@ -33,7 +33,7 @@ def scaling_row(num_videos: int, rounds: int, folder: Path) -> Row:
     """Two workers of one build against two builds of half the videos with one worker each, at the same time.
 
     Args:
-        num_videos: toy videos in all, an even number.
+        num_videos: toy videos in all, an even number; so many that what takes the time is not starting Python.
         rounds: each round times both, in turns; the median of the rounds' ratios counts.
         folder: a place to work in.
     """
@@ -86,7 +86,7 @@ def memory_row(few: int, many: int, folder: Path) -> Row:
     )
 
 
-def rows(rounds: int = 3, num_videos: int = 80, few: int = 200, many: int = 2000) -> list[Row]:
+def rows(rounds: int = 3, num_videos: int = 240, few: int = 200, many: int = 2000) -> list[Row]:
     """Both rows, for the table of the data side."""
     with tempfile.TemporaryDirectory() as folder:
         return [scaling_row(num_videos, rounds, Path(folder)), memory_row(few, many, Path(folder))]
@@ -148,7 +148,7 @@ def main() -> None:
     """Print the rows."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--videos", type=int, default=80)
+    parser.add_argument("--videos", type=int, default=240)
     parser.add_argument("--few", type=int, default=200)
     parser.add_argument("--many", type=int, default=2000)
     parser.add_argument("--only", choices=("workers", "memory"))
