@@ -55,7 +55,7 @@ def main() -> None:
         run_rank(Run(Path(folder)), int(rank))
     except Exception as error:
         said = str(error)
-        if not isinstance(error, ValueError | OSError | RuntimeError):  # a bug: the log tells where
+        if not isinstance(error, ValueError | OSError):  # a bug, or of a library: the log tells where
             traceback.print_exc()
             said = f"{type(error).__name__}: {said}"
         sys.exit(" ".join([*said.split(), *getattr(error, "__notes__", ())]))
