@@ -2,10 +2,10 @@
 
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -45,7 +45,7 @@ ALL_COMMANDS = commands(typer.main.get_group(cosmo_cli.app))
 
 def test_help_answers_within_a_second_and_loads_no_torch(tmp_path):
     code = "import sys, cosmo_cli\ntry:\n    cosmo_cli.main()\nfinally:\n    print('torch' in sys.modules)"
-    started = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     result = subprocess.run(
         [sys.executable, "-c", code, "--help"],
         cwd=tmp_path,
@@ -54,7 +54,10 @@ def test_help_answers_within_a_second_and_loads_no_torch(tmp_path):
         text=True,
         check=True,
     )
-    assert time.perf_counter() - started < 3, "1 s on an idle machine; tests share theirs"
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # What it computed: the wall clock would also count those that share this machine.
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert seconds < 1, "0.1 s on an idle machine; importing torch alone takes 2 s"
     assert result.stdout.rstrip().endswith("False")
 
 

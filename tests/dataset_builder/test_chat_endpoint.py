@@ -105,13 +105,13 @@ def test_bad_answers_are_tried_again_and_then_given_up_for_this_question(server,
     assert chat(server, waits)("s", "u", 0).text == "good"
 
 
-@pytest.mark.parametrize("slow", [drips(3.0), lambda handler: time.sleep(3.0)])
+@pytest.mark.parametrize("slow", [drips(60.0), lambda handler: time.sleep(60.0)])
 def test_time_is_up_whether_silent_or_dripping(server, waits, slow):
     server.otherwise = lambda body: slow
     begin_s = time.monotonic()
     with pytest.raises(NoAnswer, match="timed out"):
         chat(server, waits, timeout_s=0.3, attempts=2)("s", "u", 0)
-    assert time.monotonic() - begin_s < 2.5
+    assert time.monotonic() - begin_s < 30, "2 x 0.3 s and no wait for the answer, on a machine however busy"
 
 
 def test_an_endless_answer_is_not_read_to_its_end(server, waits):

@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,8 @@ from dataset_builder.engines.rank import run_rank
 from dataset_builder.model_folders import TOWERS
 from dataset_builder.recipe import Recipe
 from dataset_builder.score import ScoreSettings
-from tests.dataset_builder.engine_world import children_of, command_of, files_of, narrate, narrow_recipe, planned
+from tests.dataset_builder.engine_world import command_of, files_of, narrate, narrow_recipe, planned
+from tests.pause_point import PausePoint
 
 
 pytestmark = [
@@ -34,11 +34,17 @@ SHIPPED = TOWERS / "clip"  # named by its folder, so that it counts as a model a
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def pause(tmp_path_factory) -> PausePoint:
+    """Where processes of the cluster wait to be killed, once a test arms it."""
+    return PausePoint(tmp_path_factory.mktemp("pause") / "point")
+
+
+@pytest.fixture(scope="module")
+def cluster(pause):
     """Two nodes with a worker each; nothing waits for a GPU."""
     from ray.cluster_utils import Cluster
 
-    os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
+    os.environ["PYTHONPATH"] = pause.python_path
     small = {"num_cpus": 1, "memory": 2 * 1024**3, "object_store_memory": 80 * 1024**2}
     nodes = Cluster(initialize_head=True, head_node_args=small | {"include_dashboard": False})
     nodes.add_node(**small)
@@ -58,28 +64,27 @@ def recipe(tower_dir) -> Recipe:
     return narrow_recipe(tower_dir)
 
 
-def test_ranks_on_ray_give_the_bytes_of_one_process_though_one_was_killed(cluster, folder, recipe, tmp_path):
+def test_ranks_on_ray_give_the_bytes_of_one_process_though_one_was_killed(cluster, pause, folder, recipe, tmp_path):
     from dataset_builder.engines.ray_ranks import run_on_ray
 
     output, killed = tmp_path / "out", list[str]()
-    results = output / ".build" / "results"
 
     def kill_one() -> None:
-        deadline = time.monotonic() + 200
-        while not list(results.rglob("*.json")) and time.monotonic() < deadline:
-            time.sleep(0.002)
-        for child in children_of(os.getpid()):
-            if "engines.rank" in command_of(child) and not killed:
-                killed.append(command_of(child).split()[-1])
-                os.kill(child, signal.SIGKILL)
+        child = pause.wait()
+        pause.disarm()
+        assert "engines.rank" in command_of(child)
+        killed.append(command_of(child).split()[-1])
+        os.kill(child, signal.SIGKILL)
 
+    pause.arm(r"/results/.*\.json$", after=1)
     threading.Thread(target=kill_one, daemon=True).start()
     engine = lambda work: run_on_ray(work, CLUSTER, videos_per_rank=3)
     with pytest.raises(RuntimeError, match=r"^ranks? .* of 3 failed \(logs in .*\); run again to redo them alone$"):
         build_corpus(folder, output, recipe, workers=2, progress=False, engine=engine)
     [run] = (output / ".build" / "runs").iterdir()
-    marks = {path.name: path.stat().st_mtime_ns for path in (run / "ranks/completions").iterdir()}
-    assert sorted(marks) == [f"{rank:05d}" for rank in range(3) if str(rank) not in killed]
+    marks = sorted(path.name for path in (run / "ranks/completions").iterdir())
+    assert marks == [f"{rank:05d}" for rank in range(3) if str(rank) not in killed]
+    assert len(marks) == 2
     build_corpus(folder, output, recipe, workers=2, progress=False, engine=engine)
     build_corpus(folder, tmp_path / "undisturbed", recipe, workers=1, progress=False)
     assert files_of(output) == files_of(tmp_path / "undisturbed")

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +17,8 @@ from dataset_builder import BuildSummary, build_corpus
 from dataset_builder.engines import ClusterSettings, make_engine
 from dataset_builder.engines.slurm import run_on_slurm
 from dataset_builder.recipe import Recipe
-from tests.dataset_builder.engine_world import children_of, command_of, files_of, narrate, narrow_recipe
+from tests.dataset_builder.engine_world import files_of, narrate, narrow_recipe
+from tests.pause_point import PausePoint
 
 
 pytest.importorskip("datatrove", reason="the extra cluster is not installed")
@@ -74,8 +74,8 @@ def options(script: Path) -> dict[str, str]:
     return {match[1]: match[2] or "" for match in found if match}
 
 
-def start(script: Path, task: int) -> subprocess.Popen:
-    environment = os.environ | {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_NODELIST": "here"}
+def start(script: Path, task: int, python_path: str = str(ROOT)) -> subprocess.Popen:
+    environment = os.environ | {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_NODELIST": "here", "PYTHONPATH": python_path}
     return subprocess.Popen(
         ["bash", str(script)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
@@ -142,14 +142,12 @@ def test_a_killed_rank_alone_runs_again_and_the_corpus_is_that_of_one_process(fo
     submit(folder, output, recipe)
     assert finish(start(queue / "1.script", 0)) == ""
     results = output / ".build" / "results"
-    middle = start(queue / "1.script", 1)
-    while not list(results.rglob("*.json")) and middle.poll() is None:
-        time.sleep(0.002)
-    for child in children_of(middle.pid):
-        if "engines.rank" in command_of(child):
-            os.kill(child, signal.SIGKILL)
+    pause = PausePoint(tmp_path / "pause")
+    pause.arm(r"/results/.*\.json$", after=1)
+    middle = start(queue / "1.script", 1, pause.python_path)
+    os.kill(pause.wait(middle), signal.SIGKILL)
     assert "rank 1: was killed by signal 9" in finish(middle)
-    assert 1 <= len(list(results.rglob("*.json"))) < 3, "killed in the middle"
+    assert len(list(results.rglob("*.json"))) == 1, "killed in the middle"
     assert finish(start(queue / "1.script", 2)) == ""
     [run] = (output / ".build" / "runs").iterdir()
     marks = run / "ranks" / "completions"

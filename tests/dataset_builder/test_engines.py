@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +22,8 @@ from dataset_builder.outcomes import Outcomes
 from dataset_builder.pipeline import video_stages
 from dataset_builder.recipe import Recipe
 from dataset_builder.score import ScoreSettings
-from tests.dataset_builder.engine_world import children_of, command_of, files_of, narrate, narrow_recipe, planned
+from tests.dataset_builder.engine_world import files_of, narrate, narrow_recipe, planned
+from tests.pause_point import PausePoint
 
 
 @pytest.fixture(scope="module")
@@ -91,20 +91,18 @@ def test_ranks_in_any_order_then_assembly_give_the_bytes_of_one_process(folder, 
 
 @pytest.mark.slow
 def test_a_rank_that_was_killed_goes_on_alone(folder, recipe, undisturbed, tmp_path):
-    """kill -9 after its first video: the next run of this rank keeps that video, the other rank is not touched."""
+    """kill -9 at its second video: the next run of this rank keeps the first, the other rank is not touched."""
     run = make_plan(planned(folder, tmp_path, recipe), videos_per_rank=5)
     run_rank(run, 1)
     other = {path: path.stat().st_mtime_ns for path in (tmp_path / ".build/packs").iterdir()}
     command = [sys.executable, "-m", "dataset_builder.engines.rank", str(run.folder), "0"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    results = tmp_path / ".build" / "results"
-    with subprocess.Popen(command, env=environment) as process:
-        while not list(results.rglob("*.json")) and process.poll() is None:
-            time.sleep(0.002)
+    pause = PausePoint(tmp_path.with_name(f"{tmp_path.name}-pause"))
+    pause.arm(r"/results/.*\.json$", after=1)
+    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": pause.python_path}) as process:
+        assert pause.wait(process) == process.pid
         process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
-    done = {path: path.stat().st_mtime_ns for path in results.rglob("*.json")}
-    assert 1 <= len(done) < len(run.videos(0)), "killed in the middle"
+    done = {path: path.stat().st_mtime_ns for path in (tmp_path / ".build" / "results").rglob("*.json")}
+    assert len(done) == 1 < len(run.videos(0)), "killed in the middle"
     assert run.incomplete() == [0]
     made = []
     with pytest.MonkeyPatch.context() as patch:
@@ -200,15 +198,16 @@ def test_a_damaged_pack_is_made_again(folder, recipe, undisturbed, tmp_path, dam
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_told_with_the_videos_that_were_under_way(folder, recipe, tmp_path):
+def test_a_killed_worker_is_told_with_the_videos_that_were_under_way(folder, recipe, tmp_path, monkeypatch):
     """Two processes that import torch; a video that no memory suffices for has to be found to be taken away."""
+    pause = PausePoint(tmp_path.with_name(f"{tmp_path.name}-pause"))
+    pause.arm(r"/results/.*\.json$", after=1)
+    monkeypatch.setenv("PYTHONPATH", pause.python_path)
     work = planned(folder, tmp_path, recipe)
     jobs = [(source, work.outcomes.path(key)) for source, key in zip(work.sources, work.keys, strict=True)]
     steps = workers.run_jobs(jobs, recipe, workers=2)
     next(steps)
-    for child in children_of(os.getpid()):
-        if "spawn_main" in command_of(child):
-            os.kill(child, signal.SIGKILL)
+    os.kill(pause.wait(), signal.SIGKILL)
     with pytest.raises(RuntimeError, match=r"at one of (train|test)/v\d\d\.mp4(, \S+)?; run again") as told:
         list(steps)
     named = re.findall(r"\S+\.mp4", str(told.value))

@@ -15,6 +15,7 @@ from dataset_builder import build_corpus, load_recipe, read_corpus
 from dataset_builder.inputs import find_videos
 from dataset_builder.work_state import load_outcome
 from tests.dataset_builder.make_videos import encode, story
+from tests.pause_point import PausePoint
 
 
 BUILD = """
@@ -53,14 +54,17 @@ def test_killed_and_resumed_equals_undisturbed(tower_dir, tmp_path):
         (tmp_path / "in" / f"v{index:02d}.vtt").write_text(text)
     script = tmp_path / "build.py"
     script.write_text(BUILD)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    pause = PausePoint(tmp_path / "pause")
+    pause.arm(r"/results/.*\.json$", after=3)  # the other worker goes on until the kill
+    environment = os.environ | {"PYTHONPATH": pause.python_path, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(script), str(tmp_path / "in"), str(tmp_path / "out"), str(tower_dir)]
     with (tmp_path / "log").open("w") as log, subprocess.Popen(command, env=environment, stderr=log) as process:
         results = tmp_path / "out" / ".build" / "results"
-        wait_for(lambda: (results.is_dir() and len(list(results.rglob("*.json"))) >= 5) or process.poll(), 120)
+        paused = pause.wait(process)
         workers = children_of(process.pid)
+        assert paused in workers
         process.send_signal(signal.SIGKILL)
-    wait_for(lambda: not any(is_running(worker) for worker in workers), 20)  # none is left waiting for its parent
+    wait_for(lambda: not any(is_running(worker) for worker in workers), 120)  # none is left waiting for its parent
     done = {path: path.stat().st_mtime_ns for path in results.rglob("*.json")}
     source = find_videos(tmp_path / "in")[0]
     assert 3 <= len(done) < len(find_videos(tmp_path / "in")), "killed in the middle"
@@ -98,7 +102,7 @@ def test_killed_at_twenty_random_moments_equals_undisturbed(tower_dir, tmp_path)
             except subprocess.TimeoutExpired:
                 workers = children_of(process.pid)
                 process.send_signal(signal.SIGKILL)
-        wait_for(lambda: not any(is_running(worker) for worker in workers), 20)
+        wait_for(lambda: not any(is_running(worker) for worker in workers), 120)
         return True
 
     started = time.monotonic()

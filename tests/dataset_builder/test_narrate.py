@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -335,19 +336,25 @@ build_corpus(sys.argv[1], sys.argv[2], load_recipe("laptop", overrides), workers
 
 
 def test_a_killed_build_pays_no_answer_twice(server, tmp_path, narrated_dir, tower_dir):
-    server.otherwise = lambda body: lambda handler: (time.sleep(0.1), by_clip(body)(handler))[1]
+    enough, killed = threading.Event(), threading.Event()
+
+    def answer_three(body):
+        if len(server.asked) <= 3:
+            return by_clip(body)
+        enough.set()
+        return lambda handler: killed.wait(200)  # the fourth is under way when the build dies
+
+    server.otherwise = answer_three
     places = [str(narrated_dir), str(tmp_path / "out"), str(tower_dir), server.url, str(tmp_path / "calls")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     running = subprocess.Popen([sys.executable, "-c", BUILD, *places], env=environment)
-    deadline_s = time.monotonic() + 120
-    while len(list((tmp_path / "calls").glob("*/*.json"))) < 3 and time.monotonic() < deadline_s:
-        time.sleep(0.01)
+    assert enough.wait(200)
     running.send_signal(signal.SIGKILL)
-    running.wait()
-    kept = len(list((tmp_path / "calls").glob("*/*.json")))
-    before = len(server.asked)
-    assert kept >= 3
-    assert before - kept <= 1  # at most the one under way was lost
+    assert running.wait() == -signal.SIGKILL
+    killed.set()
+    server.otherwise = by_clip
+    kept, before = len(list((tmp_path / "calls").glob("*/*.json"))), len(server.asked)
+    assert (kept, before) == (3, 4), "only the one under way was lost"
     recipe = load_recipe(
         "laptop",
         {"segment.tower": str(tower_dir), "caption": None, "filter.min_caption_words": 2}

@@ -58,14 +58,14 @@ def test_an_error_in_the_thread_reaches_the_listener(captioner, monkeypatch):
 
 
 def test_decoding_stops_when_nobody_listens(captioner, monkeypatch):
-    num_steps = 0
+    num_steps, seconds_per_step = 0, 0.0
     forward = captioner.model.forward
 
     @wraps(forward)  # generate reads its signature
     def slow_forward(*arguments, **options):
         nonlocal num_steps
         num_steps += 1
-        time.sleep(0.02)
+        time.sleep(seconds_per_step)
         return forward(*arguments, **options)
 
     monkeypatch.setattr(captioner.model, "forward", slow_forward)
@@ -73,7 +73,7 @@ def test_decoding_stops_when_nobody_listens(captioner, monkeypatch):
     list(captioner.stream_caption(picture("red")))
     assert num_steps == MAX_NEW_TOKENS
 
-    num_steps = 0
+    num_steps, seconds_per_step = 0, 0.5  # so that a busy machine is not late to hang up
     stream = captioner.stream_caption(picture("red"))
     next(stream)
     stream.close()  # returns once the thread has ended

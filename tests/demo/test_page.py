@@ -83,7 +83,7 @@ def page_url(alone, tiny_model_folder, clip, tmp_path_factory) -> Iterator[str]:
         yield found[1]
     finally:
         server.terminate()
-        server.wait(timeout=20)
+        server.wait(timeout=120)
 
 
 def test_the_project_is_out_of_reach_of_the_copy(alone):

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import set_seed
 
 from modeling_cosmo import CosmoForConditionalGeneration, CosmoProcessor
+from tests.pause_point import PausePoint
 from training.config import config_from_dict
 from training.interruption import Interrupted
 from training.loop import train
@@ -55,8 +55,8 @@ def command(settings, output, *launcher):
     return [*program, "training.train", "--config", str(path), "--output", str(output)]
 
 
-def start(words):
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
+def start(words, python_path=str(ROOT)):
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": python_path}
     return subprocess.Popen(
         words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -139,19 +139,17 @@ def test_sigterm_saves_and_the_same_command_goes_on(settings, reference, tmp_pat
 
 
 def test_killed_run_goes_on_as_if_never_stopped(settings, reference, tmp_path):
-    output = tmp_path / "killed"
-    process = start(command(settings, output))
-    deadline = time.monotonic() + 120
-    while not (output / "checkpoints" / "step-2").is_dir() and process.poll() is None:
-        assert time.monotonic() < deadline, "no checkpoint after two minutes"
-        time.sleep(0.005)
+    output, pause = tmp_path / "killed", PausePoint(tmp_path / "pause")
+    pause.arm(r"checkpoints/step-4$")
+    process = start(command(settings, output), pause.python_path)
+    assert pause.wait(process) == process.pid
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert process.returncode == -signal.SIGKILL, "the run was over before it could be killed"
-    # What a kill in the middle of writing leaves: half a line, half a checkpoint.
+    assert [path.name for path in sorted((output / "checkpoints").iterdir())] == [".step-4.partial", "step-2"]
+    # What a kill a moment earlier leaves: half a checkpoint, half a line.
+    (output / "checkpoints" / ".step-4.partial" / "optimizer.safetensors").unlink()
     with (output / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "lo')
-    (output / "checkpoints" / ".step-4.partial").mkdir(exist_ok=True)
     train(config_from_dict(settings), output)
     assert_same_run(output, reference)
 
@@ -281,7 +279,7 @@ def test_bad_input_gets_one_line_and_a_failing_exit(settings, tmp_path, words, m
 
 def test_the_module_is_the_program(settings, tmp_path):
     process = start([*command(settings, tmp_path / "run"), "max_step=3"])
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=240)
     assert process.returncode == 1
     assert "cosmo train: unknown config key max_step;" in output
     assert "Traceback" not in output

@@ -87,11 +87,15 @@ def test_a_second_process_is_kept_out_until_the_first_ends(tmp_path):
 
 
 def test_peak_memory_counts_children():
-    script = "import time; block = bytearray(300 * 2**20); time.sleep(2)"
+    script = "import sys; block = bytearray(300 * 2**20); print('full', flush=True); sys.stdin.read()"
     with PeakMemory() as alone:
         pass
-    with PeakMemory() as together:
-        subprocess.run([sys.executable, "-c", script], check=True)
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline() == "full\n"
+        with PeakMemory() as together:
+            pass  # it looks once before it can be told to stop
+        child.stdin.close()
     assert together.peak_gib - alone.peak_gib > 0.28  # the child's block alone is 0.293 GiB
 
 
