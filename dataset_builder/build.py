@@ -16,6 +16,7 @@ from dataset_builder.collection_captions import with_captions
 from dataset_builder.corpus_statistics import SplitStatistics, TokenCounter, token_counter, total
 from dataset_builder.draft import Draft, Fault
 from dataset_builder.engines import Engine, Work, run_local
+from dataset_builder.errors import BuildStopped
 from dataset_builder.inputs import SourceVideo, find_videos, is_text, shown
 from dataset_builder.marks import Drafts
 from dataset_builder.narrate import price
@@ -94,7 +95,7 @@ def build_corpus(
         ValueError: for a folder without videos (or, where that is allowed, with damaged ones alone), an unknown or
             contradicting recipe, an output folder that holds something else or lies inside the input.
         WriteError: where the disk is full; run again to go on.
-        RuntimeError: where another build writes to the same folder, or a worker was killed.
+        BuildStopped: where another build writes to the same folder, or a worker was killed.
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     input_dir, output_dir = Path(input_dir), Path(output_dir)
@@ -268,5 +269,5 @@ def _locked(state: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RuntimeError(f"another build is writing to {state.parent}") from error
+            raise BuildStopped(f"another build is writing to {state.parent}") from error
         yield

@@ -16,6 +16,7 @@ from itertools import islice
 from multiprocessing.connection import wait
 from pathlib import Path
 
+from dataset_builder.errors import BuildStopped
 from dataset_builder.inputs import SourceVideo
 from dataset_builder.pipeline import VideoPipeline
 from dataset_builder.recipe import Recipe
@@ -37,7 +38,7 @@ def run_jobs(jobs: Sequence[Job], recipe: Recipe, workers: int) -> Iterator[None
 
     Raises:
         ValueError, WriteError: what a tool that cannot be loaded or a full disk says.
-        RuntimeError: where a worker process was killed; names the videos that the workers had.
+        BuildStopped: where a worker process was killed; names the videos that the workers had.
     """
     if min(workers, len(jobs)) <= 1:
         yield from _run_here(jobs, recipe)
@@ -58,7 +59,7 @@ def run_jobs(jobs: Sequence[Job], recipe: Recipe, workers: int) -> Iterator[None
         unfinished = [job for future, job in under_way.items() if not future.done() or future.exception()]
         names = ", ".join(source.name for source, _ in unfinished[:workers])  # they are taken in order
         where = f" at one of {names}" if names else ""
-        raise RuntimeError(
+        raise BuildStopped(
             f"a worker process was killed (out of memory?){where}; run again to go on where it stopped"
         ) from error
     finally:

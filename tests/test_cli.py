@@ -14,7 +14,9 @@ import yaml
 from typer.core import TyperGroup
 
 import cosmo_cli
+from dataset_builder.errors import BuildStopped
 from tests.tiny_model import save_tiny_tower
+from training.interruption import Interrupted
 
 
 ROOT = Path(__file__).parents[1]
@@ -212,7 +214,7 @@ def test_a_bug_of_ours_is_called_one(monkeypatch, capsys):
     assert "bug" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", [ValueError, RuntimeError])
+@pytest.mark.parametrize("kind", [ValueError, BuildStopped, Interrupted])
 def test_a_build_that_ends_says_at_which_video(kind, monkeypatch, capsys, tmp_path):
     def end(*_, **__):
         error = kind("no answer")
@@ -224,3 +226,16 @@ def test_a_build_that_ends_says_at_which_video(kind, monkeypatch, capsys, tmp_pa
     with pytest.raises(SystemExit):
         cosmo_cli.main()
     assert capsys.readouterr().err == "cosmo: error: no answer (at the video a.mp4)\n"
+
+
+def test_a_librarys_error_in_a_build_keeps_its_traceback(monkeypatch, capsys, tmp_path):
+    """torch says RuntimeError of shapes that do not fit: a bug, whose place has to be reported."""
+
+    def fail(*_, **__):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr("dataset_builder.build.build_corpus", fail)
+    monkeypatch.setattr(sys, "argv", ["cosmo", "build", str(tmp_path), "--output", str(tmp_path / "out")])
+    with pytest.raises(RuntimeError, match="shapes"):
+        cosmo_cli.main()
+    assert "bug" in capsys.readouterr().err

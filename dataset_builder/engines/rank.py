@@ -13,6 +13,7 @@ import traceback
 from pathlib import Path
 
 from dataset_builder.engines.plan import Run
+from dataset_builder.errors import BuildStopped
 from dataset_builder.outcomes import Outcomes
 from dataset_builder.workers import forget_batch_shapes, run_jobs
 
@@ -35,7 +36,7 @@ def run_rank_apart(run: Run, rank: int) -> None:
     """`run_rank` in a process of its own.
 
     Raises:
-        RuntimeError: with the rank and what it said last, where it failed or was killed.
+        BuildStopped: with the rank and what it said last, where it failed or was killed.
     """
     command = [sys.executable, "-m", "dataset_builder.engines.rank", str(run.folder), str(rank)]
     ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, errors="replace")
@@ -43,7 +44,7 @@ def run_rank_apart(run: Run, rank: int) -> None:
         sys.stderr.write(ended.stderr)  # into the log of the rank
         said = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1]
         cause = f"was killed by signal {-ended.returncode} (out of memory?)" if ended.returncode < 0 else said
-        raise RuntimeError(f"rank {rank}: {cause}")
+        raise BuildStopped(f"rank {rank}: {cause}")
 
 
 def main() -> None:

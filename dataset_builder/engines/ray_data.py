@@ -18,6 +18,7 @@ from dataset_builder.engines.plan import VIDEOS_PER_RANK, Run, make_plan
 from dataset_builder.engines.ray_ranks import connect_to_ray
 from dataset_builder.engines.slurm import refuse_beside_jobs
 from dataset_builder.engines.work import Work, num_processors
+from dataset_builder.errors import BuildStopped
 from dataset_builder.outcomes import Outcomes
 from dataset_builder.pipeline import VideoPipeline, begin, video_stages
 from dataset_builder.recipe import MODEL_KEYS, Recipe
@@ -62,7 +63,7 @@ def run_on_ray_data(work: Work, cluster: ClusterSettings, videos_per_rank: int =
 
     Raises:
         ValueError: where Ray is not installed, or no node has what a worker asks for.
-        RuntimeError: where a stage failed; what is done is kept, and the next run goes on.
+        BuildStopped: where a stage failed; what is done is kept, and the next run goes on.
     """
     refuse_beside_jobs(work)
     missing = work.missing()
@@ -98,7 +99,7 @@ def run_on_ray_data(work: Work, cluster: ClusterSettings, videos_per_rank: int =
             bar.update(batch.num_rows)
     except ray.exceptions.RayError as error:
         said = last_words(str(error)) or type(error).__name__
-        raise RuntimeError(f"Ray Data: {said}; what is done is kept, run again to go on") from error
+        raise BuildStopped(f"Ray Data: {said}; what is done is kept, run again to go on") from error
     for rank in range(run.num_ranks):
         work.outcomes.pack(f"{run.folder.name}-{rank:05d}", run.videos(rank))
     return ""

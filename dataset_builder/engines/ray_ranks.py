@@ -6,6 +6,7 @@ from dataset_builder.engines.cluster import ClusterSettings
 from dataset_builder.engines.plan import VIDEOS_PER_RANK, make_plan, ranks_in_words
 from dataset_builder.engines.slurm import refuse_beside_jobs
 from dataset_builder.engines.work import Work
+from dataset_builder.errors import BuildStopped
 
 
 GIB = 1024**3
@@ -18,7 +19,7 @@ def run_on_ray(work: Work, cluster: ClusterSettings, videos_per_rank: int = VIDE
 
     Raises:
         ValueError: where Ray or datatrove is not installed, or no node is as large as a rank asks for.
-        RuntimeError: where ranks failed; the others are done, and the next run redoes these alone.
+        BuildStopped: where ranks failed; the others are done, and the next run redoes these alone.
     """
     refuse_beside_jobs(work)
     if not work.missing():
@@ -47,7 +48,7 @@ def run_on_ray(work: Work, cluster: ClusterSettings, videos_per_rank: int = VIDE
     ).run()
     failed = run.incomplete()
     if failed:
-        raise RuntimeError(
+        raise BuildStopped(
             f"{ranks_in_words(failed)} of {run.num_ranks} failed (logs in {run.folder / 'ranks' / 'logs'}); "
             "run again to redo them alone"
         )

@@ -13,6 +13,7 @@ from dataset_builder.atomic import write_whole
 from dataset_builder.engines.cluster import ClusterSettings
 from dataset_builder.engines.plan import VIDEOS_PER_RANK, Run, make_plan
 from dataset_builder.engines.work import Work
+from dataset_builder.errors import BuildStopped
 from dataset_builder.work_state import inputs_key
 
 
@@ -25,7 +26,7 @@ def run_on_slurm(work: Work, cluster: ClusterSettings, videos_per_rank: int = VI
 
     Raises:
         ValueError: where datatrove is not installed, or this machine has no `sbatch`.
-        RuntimeError: where jobs of another build of this folder are there.
+        BuildStopped: where jobs of another build of this folder are there.
     """
     refuse_beside_jobs(work, except_of=inputs_key(work.recipe, work.keys))
     if not work.missing():
@@ -105,12 +106,12 @@ def refuse_beside_jobs(work: Work, except_of: str = "") -> None:
         except_of: key of the run whose jobs may be there.
 
     Raises:
-        RuntimeError: naming the jobs.
+        BuildStopped: naming the jobs.
     """
     for folder in sorted((work.state / "runs").glob("*")):
         jobs = "" if folder.name == except_of else _still_queued(Run(folder))
         if jobs:
-            raise RuntimeError(
+            raise BuildStopped(
                 f"another build is writing to {work.output_dir}: jobs {jobs} of Slurm; "
                 f"wait for them (squeue --jobs={jobs}), or scancel them"
             )

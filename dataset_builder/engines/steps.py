@@ -9,6 +9,7 @@ from datatrove.pipeline.base import PipelineStep
 from dataset_builder.engines.plan import Run, ranks_in_words
 from dataset_builder.engines.rank import run_rank_apart
 from dataset_builder.engines.work import Work
+from dataset_builder.errors import BuildStopped
 
 
 class RankStep(PipelineStep):
@@ -61,7 +62,7 @@ class AssembleStep(PipelineStep):
 
 def _refuse_missing(work: Work, run: Run) -> str:
     if work.missing():
-        raise RuntimeError(
+        raise BuildStopped(
             f"{ranks_in_words(run.incomplete()) or 'some videos'} not complete; submit again to redo them alone"
         )
     return ""

@@ -16,6 +16,7 @@ from dataset_builder.atomic import WriteError
 from dataset_builder.build import _locked
 from dataset_builder.draft import Draft, each
 from dataset_builder.engines import ENGINES, make_engine
+from dataset_builder.errors import BuildStopped
 from dataset_builder.inputs import find_videos
 from dataset_builder.schema import InterleavedVideo
 from tests.dataset_builder.make_videos import encode, story
@@ -159,7 +160,7 @@ def test_a_missing_tower_is_told_before_any_work(folder):
 def test_two_builds_at_once_in_one_folder_are_refused(folder, recipe, engine):
     with (
         _locked(folder.parent / "out" / ".build"),
-        pytest.raises(RuntimeError, match="another build is writing") as refusal,
+        pytest.raises(BuildStopped, match="another build is writing") as refusal,
     ):
         build(folder, recipe, engine=make_engine(engine))
     assert "\n" not in str(refusal.value)

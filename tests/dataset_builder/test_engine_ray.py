@@ -12,6 +12,7 @@ from dataset_builder import build_corpus
 from dataset_builder.engines import ClusterSettings
 from dataset_builder.engines.plan import make_plan
 from dataset_builder.engines.rank import run_rank
+from dataset_builder.errors import BuildStopped
 from dataset_builder.model_folders import TOWERS
 from dataset_builder.recipe import Recipe
 from dataset_builder.score import ScoreSettings
@@ -79,7 +80,7 @@ def test_ranks_on_ray_give_the_bytes_of_one_process_though_one_was_killed(cluste
     pause.arm(r"/results/.*\.json$", after=1)
     threading.Thread(target=kill_one, daemon=True).start()
     engine = lambda work: run_on_ray(work, CLUSTER, videos_per_rank=3)
-    with pytest.raises(RuntimeError, match=r"^ranks? .* of 3 failed \(logs in .*\); run again to redo them alone$"):
+    with pytest.raises(BuildStopped, match=r"^ranks? .* of 3 failed \(logs in .*\); run again to redo them alone$"):
         build_corpus(folder, output, recipe, workers=2, progress=False, engine=engine)
     [run] = (output / ".build" / "runs").iterdir()
     marks = sorted(path.name for path in (run / "ranks/completions").iterdir())
@@ -109,7 +110,7 @@ def test_a_stage_that_cannot_be_loaded_is_told_in_one_line(cluster, folder, reci
 
     scored = replace(recipe, score=ScoreSettings())  # the tiny tower has no tokenizer
     engine = lambda work: run_on_ray_data(work, CLUSTER)
-    with pytest.raises(RuntimeError, match=r"Ray Data: ValueError: the tower .* has no tokenizer") as refusal:
+    with pytest.raises(BuildStopped, match=r"Ray Data: ValueError: the tower .* has no tokenizer") as refusal:
         build_corpus(folder, tmp_path / "out", scored, workers=1, progress=False, engine=engine)
     assert "\n" not in str(refusal.value)
 

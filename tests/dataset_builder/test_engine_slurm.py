@@ -16,6 +16,7 @@ import pytest
 from dataset_builder import BuildSummary, build_corpus
 from dataset_builder.engines import ClusterSettings, make_engine
 from dataset_builder.engines.slurm import run_on_slurm
+from dataset_builder.errors import BuildStopped
 from dataset_builder.recipe import Recipe
 from tests.dataset_builder.engine_world import files_of, narrate, narrow_recipe
 from tests.pause_point import PausePoint
@@ -118,11 +119,11 @@ def test_no_other_build_writes_beside_jobs_that_are_queued(folder, recipe, queue
     submit(folder, tmp_path / "out", recipe)
     (queue / "running").write_text("1 big cosmo-ranks\n")
     other = replace(recipe, seed=1)
-    with pytest.raises(RuntimeError, match=r"another build is writing to .*out: jobs 1,3 of Slurm; wait") as refusal:
+    with pytest.raises(BuildStopped, match=r"another build is writing to .*out: jobs 1,3 of Slurm; wait") as refusal:
         submit(folder, tmp_path / "out", other)
     assert "\n" not in str(refusal.value)
     for engine in (make_engine("local"), make_engine("ray"), make_engine("ray-data")):
-        with pytest.raises(RuntimeError, match="jobs 1,3 of Slurm"):
+        with pytest.raises(BuildStopped, match="jobs 1,3 of Slurm"):
             build_corpus(folder, tmp_path / "out", recipe, progress=False, engine=engine)
     assert not (queue / "5.script").exists()
     (queue / "running").unlink()

@@ -18,6 +18,7 @@ from dataset_builder.engines.cluster import load_cluster
 from dataset_builder.engines.plan import MAX_RANKS, make_plan, ranks_in_words
 from dataset_builder.engines.rank import run_rank, run_rank_apart
 from dataset_builder.engines.ray_data import Group, group_stages, last_words
+from dataset_builder.errors import BuildStopped
 from dataset_builder.outcomes import Outcomes
 from dataset_builder.pipeline import video_stages
 from dataset_builder.recipe import Recipe
@@ -119,7 +120,7 @@ def test_a_rank_that_was_killed_goes_on_alone(folder, recipe, undisturbed, tmp_p
 def test_a_rank_that_fails_says_so_with_its_number(folder, recipe, tmp_path):
     run = make_plan(planned(folder, tmp_path, recipe), videos_per_rank=5)
     (run.folder / "recipe.yaml").write_text("source: nowhere\n")
-    with pytest.raises(RuntimeError, match=r"^rank 1: recipe recipe: the key 'name' is missing|rank 1: .*missing"):
+    with pytest.raises(BuildStopped, match=r"^rank 1: recipe recipe: the key 'name' is missing|rank 1: .*missing"):
         run_rank_apart(run, 1)
 
 
@@ -208,7 +209,7 @@ def test_a_killed_worker_is_told_with_the_videos_that_were_under_way(folder, rec
     steps = workers.run_jobs(jobs, recipe, workers=2)
     next(steps)
     os.kill(pause.wait(), signal.SIGKILL)
-    with pytest.raises(RuntimeError, match=r"at one of (train|test)/v\d\d\.mp4(, \S+)?; run again") as told:
+    with pytest.raises(BuildStopped, match=r"at one of (train|test)/v\d\d\.mp4(, \S+)?; run again") as told:
         list(steps)
     named = re.findall(r"\S+\.mp4", str(told.value))
     assert {work.sources[index].name for index in work.missing()} >= {*named}
