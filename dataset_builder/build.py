@@ -21,7 +21,13 @@ from dataset_builder.inputs import SourceVideo, find_videos, is_text, shown
 from dataset_builder.marks import Drafts
 from dataset_builder.narrate import price
 from dataset_builder.outcomes import Outcomes
-from dataset_builder.output_folder import remove_leftovers, replace_folder, store_videos, write_checksums
+from dataset_builder.output_folder import (
+    refuse_others_folder,
+    remove_leftovers,
+    replace_folder,
+    store_videos,
+    write_checksums,
+)
 from dataset_builder.pipeline import make_corpus_stages
 from dataset_builder.recipe import Recipe, load_recipe
 from dataset_builder.schema import InterleavedVideo
@@ -93,7 +99,8 @@ def build_corpus(
 
     Raises:
         ValueError: for a folder without videos (or, where that is allowed, with damaged ones alone), an unknown or
-            contradicting recipe, an output folder that holds something else or lies inside the input.
+            contradicting recipe, an output folder that holds something else, lies inside the input, or has the input
+            among its files.
         WriteError: where the disk is full; run again to go on.
         BuildStopped: where another build writes to the same folder, or a worker was killed.
     """
@@ -102,13 +109,8 @@ def build_corpus(
     found = find_videos(input_dir)
     sources = [source for source in found if is_text(source.name)]
     misnamed = sorted(shown(source.name) for source in found if not is_text(source.name))
-    if output_dir.resolve().is_relative_to(input_dir.resolve()):
-        raise ValueError(
-            f"the output {output_dir} lies inside the input {input_dir}: a second run would read its own result"
-        )
+    refuse_others_folder(output_dir, input_dir)
     state = output_dir / ".build"
-    if not state.is_dir() and (output_dir / "data").exists():
-        raise ValueError(f"{output_dir} holds a folder data/ that no build wrote; choose another output folder")
     if recipe.speech and recipe.speech.captions:
         sources = with_captions(sources, Path(recipe.speech.captions), state / "captions")
     fingerprint = build_fingerprint(recipe)

@@ -9,7 +9,29 @@ from dataset_builder.atomic import replacing, write_whole
 from dataset_builder.inputs import SourceVideo
 
 
+FOLDERS = ("data", "videos")
 WRITTEN = ("README.md", "quarantine.jsonl", "shards.json", "SHA256SUMS")  # beside the shards and the videos
+
+
+def refuse_others_folder(output_dir: Path, input_dir: Path) -> None:
+    """Let no build write where its files would take the place of somebody else's.
+
+    Raises:
+        ValueError: where the output lies inside the input, the input in a folder of the corpus, or the output holds
+            what a build writes without the folder `.build` that it would have left.
+    """
+    output, source = output_dir.resolve(), input_dir.resolve()
+    if output.is_relative_to(source):
+        raise ValueError(
+            f"the output {output_dir} lies inside the input {input_dir}: a second run would read its own result"
+        )
+    if any(source.is_relative_to(output / name) for name in FOLDERS):
+        raise ValueError(
+            f"the input {input_dir} lies among the files of the output {output_dir}, which a build replaces"
+        )
+    others = [name for name in (*FOLDERS, *WRITTEN) if (output / name).exists()]
+    if others and not (output / ".build").is_dir():
+        raise ValueError(f"{output_dir} holds {', '.join(others)} that no build wrote; choose another output folder")
 
 
 def store_videos(output_dir: Path, sources: Sequence[SourceVideo]) -> None:

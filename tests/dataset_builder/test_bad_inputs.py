@@ -137,9 +137,26 @@ def test_folders_that_cannot_be_built(folder, recipe, tmp_path):
     with pytest.raises(ValueError, match="lies inside the input"):
         build_corpus(folder, folder / "out", recipe)
     (tmp_path / "mine" / "data").mkdir(parents=True)
-    with pytest.raises(ValueError, match="holds a folder data/ that no build wrote"):
+    with pytest.raises(ValueError, match="holds data that no build wrote"):
         build_corpus(folder, tmp_path / "mine", recipe)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_build_takes_nobodys_files_away(folder, recipe, tmp_path):
+    """A project's own videos/ and README.md: a corpus keeps its own there, and removes what is not of it."""
+    project = tmp_path / "project"
+    encode(project / "videos" / "mine.mp4", story(1))
+    (project / "videos" / "mine.vtt").write_text("WEBVTT")
+    (project / "README.md").write_text("my project")
+    before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"holds videos, README\.md that no build wrote"):
+        build_corpus(folder, project, recipe)
+    with pytest.raises(ValueError, match="lies among the files of the output"):
+        build_corpus(project / "videos", project, recipe)
+    assert {path: path.read_bytes() for path in project.rglob("*") if path.is_file()} == before
+    build(folder, recipe)
+    with pytest.raises(ValueError, match="lies among the files of the output"):
+        build_corpus(tmp_path / "out" / "videos", tmp_path / "out", recipe)
 
 
 def test_a_missing_tokenizer_is_told_before_any_work(folder, recipe):
