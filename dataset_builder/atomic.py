@@ -21,7 +21,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     Raises:
         WriteError: with the path and the system's reason (disk full, no permission, ...).
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name[:40]}.{os.getpid()}.tmp")  # file names end at 255 bytes
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -77,6 +77,7 @@ def shown(name: str) -> str:
 def _find_in(root: Path, split: str, folder: Path) -> list[SourceVideo]:
     hidden = lambda path: any(part.startswith(".") for part in path.relative_to(root).parts)
     files = sorted(path for path in root.rglob("*") if path.is_file() and not hidden(path))
+    present = {*files}
     videos = {path: None for path in files if path.suffix.lower() in VIDEO_SUFFIXES}
     subtitles: dict[Path, list[Path]] = {}
     for path in files:
@@ -95,7 +96,7 @@ def _find_in(root: Path, split: str, folder: Path) -> list[SourceVideo]:
                 path=path,
                 name=path.relative_to(folder).as_posix(),
                 subtitles=_first_subtitle(bare, subtitles.get(bare, ())),
-                truth=truth if truth.is_file() else None,
+                truth=truth if truth in present else None,
             )
         )
     return sorted(sources, key=lambda source: source.video_id)

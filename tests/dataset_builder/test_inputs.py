@@ -110,3 +110,13 @@ def test_a_copy_that_fails_names_the_file_that_is_written(tmp_path, monkeypatch)
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     store_videos(tmp_path / "out", find_videos(tmp_path / "in"))
     assert (tmp_path / "out/videos/train/a.mp4").stat().st_size == 5000
+
+
+def test_names_as_long_as_the_disk_takes_them(tmp_path):
+    """255 bytes: titles of downloaded videos are cut there. Neither NAME.json nor a temporary name may be longer."""
+    name = f"{'料' * 83}ab.mp4"
+    touch(tmp_path / "in", name)
+    found = find_videos(tmp_path / "in")
+    assert [source.name for source in found] == [name]
+    store_videos(tmp_path / "out", found)
+    assert [path.name for path in (tmp_path / "out/videos/train").iterdir()] == [name]
