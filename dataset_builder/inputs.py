@@ -79,12 +79,12 @@ def _find_in(root: Path, split: str, folder: Path) -> list[SourceVideo]:
     files = sorted(path for path in root.rglob("*") if path.is_file() and not hidden(path))
     present = {*files}
     videos = {path: None for path in files if path.suffix.lower() in VIDEO_SUFFIXES}
+    stems = Counter(path.with_suffix("") for path in videos)
     subtitles: dict[Path, list[Path]] = {}
     for path in files:
         if path.suffix.lower() in SUBTITLE_SUFFIXES and is_text(path.name):
-            subtitles.setdefault(path.with_suffix(""), []).append(path)
-            subtitles.setdefault(path.with_suffix("").with_suffix(""), []).append(path)
-    stems = Counter(path.with_suffix("") for path in videos)
+            bare = path.with_suffix("")
+            subtitles.setdefault(bare if bare in stems else bare.with_suffix(""), []).append(path)
     sources = []
     for path in videos:
         bare = path.with_suffix("")

@@ -52,6 +52,22 @@ def test_the_plainest_subtitle_is_taken(tmp_path):
     assert chosen == {"a": "a.srt", "b": "b.en.srt", "c": None, "d.part": "d.part.vtt"}
 
 
+def test_no_video_speaks_with_anothers_voice(tmp_path):
+    """`cake.2.srt` is what is said in cake.2.mp4, and no translation for cake.mp4."""
+    touch(
+        tmp_path,
+        "cake.mp4",
+        "cake.2.mp4",
+        "cake.2.srt",
+        "Mr.mp4",
+        "Mr. Smith.mkv",
+        "Mr. Smith.vtt",
+        "Mr. Smith.en.vtt",
+    )
+    chosen = {source.video_id: source.subtitles and source.subtitles.name for source in find_videos(tmp_path)}
+    assert chosen == {"cake": None, "cake.2": "cake.2.srt", "Mr": None, "Mr. Smith": "Mr. Smith.vtt"}
+
+
 def test_files_of_one_stem_keep_their_suffix(tmp_path):
     touch(tmp_path, "a.mp4", "a.mkv", "b.mp4")
     assert [(source.video_id, source.stored_path) for source in find_videos(tmp_path)] == [
