@@ -17,7 +17,7 @@ from dataset_builder.corpus_statistics import SplitStatistics, TokenCounter, tok
 from dataset_builder.draft import Draft, Fault
 from dataset_builder.engines import Engine, Work, run_local
 from dataset_builder.errors import BuildStopped
-from dataset_builder.inputs import SourceVideo, find_videos, is_text, shown
+from dataset_builder.inputs import SourceVideo, find_videos, refusal, shown
 from dataset_builder.marks import Drafts
 from dataset_builder.narrate import price
 from dataset_builder.outcomes import Outcomes
@@ -107,8 +107,8 @@ def build_corpus(
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     input_dir, output_dir = Path(input_dir), Path(output_dir)
     found = find_videos(input_dir)
-    sources = [source for source in found if is_text(source.name)]
-    misnamed = sorted(shown(source.name) for source in found if not is_text(source.name))
+    sources = [source for source in found if not refusal(source)]
+    refused = [Fault(path=shown(source.name), reason=refusal(source)) for source in found if refusal(source)]
     refuse_others_folder(output_dir, input_dir)
     state = output_dir / ".build"
     if recipe.speech and recipe.speech.captions:
@@ -116,7 +116,7 @@ def build_corpus(
     fingerprint = build_fingerprint(recipe)
     keys = [video_key(fingerprint, source) for source in sources]
     with _locked(state):
-        key = inputs_key(recipe, [*keys, *misnamed])
+        key = inputs_key(recipe, [*keys, *sorted(f"{fault.path}: {fault.reason}" for fault in refused)])
         summary = _finished(output_dir, key)
         if summary is None:
             work = Work(
@@ -135,7 +135,7 @@ def build_corpus(
             if submitted:
                 return replace(NOTHING, output_dir=str(output_dir), submitted=submitted)
             work.outcomes.look_again()
-            summary = _assemble(work, [Fault(path=name, reason=MISNAMED) for name in misnamed], count_tokens)
+            summary = _assemble(work, refused, count_tokens)
             _remember(work, key, summary)
     if allow_quarantine and not summary.num_videos:
         raise ValueError(
@@ -207,7 +207,6 @@ def _told(narration: Mapping[str, float]) -> str:
     return ", ".join(counts + ([f"cost {narration['cost']:.4g}"] if "cost" in narration else []))
 
 
-MISNAMED = "its name is not UTF-8; rename the file"
 NOTHING = BuildSummary(output_dir="", num_videos={}, num_clips=0, num_kept_clips=0, drop_reasons={}, quarantined=())
 
 

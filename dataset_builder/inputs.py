@@ -69,19 +69,25 @@ def is_text(name: str) -> bool:
     return True
 
 
+def refusal(source: SourceVideo) -> str:
+    """Why a video cannot even be opened; "" where nothing speaks against it."""
+    if not is_text(source.name):
+        return "its name is not UTF-8; rename the file"
+    return "" if source.path.is_file() else "a link to a file that is not there"
+
+
 def shown(name: str) -> str:
     """A file's name with a sign in place of what is not UTF-8."""
     return os.fsencode(name).decode(errors="replace")
 
 
 def _find_in(root: Path, split: str, folder: Path) -> list[SourceVideo]:
-    hidden = lambda path: any(part.startswith(".") for part in path.relative_to(root).parts)
-    files = sorted(path for path in root.rglob("*") if path.is_file() and not hidden(path))
-    present = {*files}
+    files = _walk(root)
+    present = {path for path in files if path.is_file()}
     videos = {path: None for path in files if path.suffix.lower() in VIDEO_SUFFIXES}
     stems = Counter(path.with_suffix("") for path in videos)
     subtitles: dict[Path, list[Path]] = {}
-    for path in files:
+    for path in present:
         if path.suffix.lower() in SUBTITLE_SUFFIXES and is_text(path.name):
             bare = path.with_suffix("")
             subtitles.setdefault(bare if bare in stems else bare.with_suffix(""), []).append(path)
@@ -100,6 +106,20 @@ def _find_in(root: Path, split: str, folder: Path) -> list[SourceVideo]:
             )
         )
     return sorted(sources, key=lambda source: source.video_id)
+
+
+def _walk(root: Path) -> list[Path]:
+    """Files and broken links below a folder, without hidden ones; a folder that links lead to twice is read once."""
+    found, seen = list[Path](), set[str]()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if os.path.realpath(folder) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(folder))
+        paths = (Path(folder, name) for name in names if not name.startswith("."))
+        found += [path for path in paths if path.is_file() or path.is_symlink()]
+    return sorted(found)
 
 
 def _first_subtitle(bare: Path, paths: Sequence[Path]) -> Path | None:

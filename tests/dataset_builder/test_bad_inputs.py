@@ -215,6 +215,23 @@ def test_a_name_that_is_no_text_is_quarantined(folder, recipe):
     assert build(folder, recipe).num_videos == {"train": 2}
 
 
+def test_links_are_followed_and_those_to_nothing_are_listed(folder, recipe, tmp_path):
+    """Collections over several disks, and clones whose large files were not fetched."""
+    encode(tmp_path / "disk" / "far.mp4", story(1))
+    (folder / "part").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "round").symlink_to(folder)
+    (folder / "lost.mp4").symlink_to(tmp_path / "gone.mp4")
+    summary = build(folder, recipe)
+    assert summary.num_videos == {"train": 2}
+    assert summary.quarantined == [{"path": "lost.mp4", "reason": "a link to a file that is not there"}]
+    assert [record.video_id for record in read_corpus(tmp_path / "out", "train", include_dropped=True)] == [
+        "good",
+        "part/far",
+    ]
+    encode(tmp_path / "gone.mp4", story(2))
+    assert build(folder, recipe).num_videos == {"train": 3}
+
+
 def test_a_videos_own_json_may_be_anything(folder, tower_dir):
     """Beside a video lies what whoever collected it left there."""
     (folder / "good.json").write_text("[" * 100_000)
