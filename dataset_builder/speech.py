@@ -151,6 +151,6 @@ def _lists_beside(source: SourceVideo) -> Path | None:
         return None
     try:
         found = json.loads(source.truth.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):  # whoever needs the file will say so
+    except (ValueError, RecursionError, PermissionError):  # whoever needs the file will say so
         return None
     return source.truth if isinstance(found, dict) and {"start", "end", "text"} <= found.keys() else None

@@ -45,10 +45,12 @@ def read_subtitles(path: Path) -> Subtitles:
     word by word).
 
     Raises:
-        DamagedInput: where the file is not UTF-8 text, or holds no cue at all, or other JSON.
+        DamagedInput: where the file may not be read, is not UTF-8 text, or holds no cue at all, or other JSON.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
+    except PermissionError as error:
+        raise DamagedInput("no permission to read the subtitles") from error
     except UnicodeDecodeError as error:
         raise DamagedInput(f"subtitles are not UTF-8 text ({error.reason} at byte {error.start})") from error
     found = _read_lists(text) if path.suffix.lower() == ".json" else _read_cues(text.splitlines())

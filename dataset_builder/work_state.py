@@ -1,13 +1,15 @@
 """What a build remembers in `OUTPUT/.build`, so that a second run redoes nothing and an interrupted one goes on.
 
 Every input video leaves one small JSON file, named by a key over all that its record depends on: the recipe, the
-models' weights, this package's code, and name, size and modification time of the video and of the files beside it.
-A file that is there is whole (written aside, then renamed); a key that changed is simply not found.
+models' weights, this package's code, and name, size, modification time of the video and of the files beside it, and
+whether they may be read. A file that is there is whole (written aside, then renamed); a key that changed is simply not
+found.
 """
 
 import base64
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -46,7 +48,7 @@ def video_key(fingerprint: str, source: SourceVideo) -> str:
     for path in (source.path, source.subtitles, source.truth):
         if path is not None:
             status = path.stat()
-            parts.append([path.name, status.st_size, status.st_mtime_ns])
+            parts.append([path.name, status.st_size, status.st_mtime_ns, os.access(path, os.R_OK)])
     return _digest(parts)
 
 

@@ -232,6 +232,25 @@ def test_links_are_followed_and_those_to_nothing_are_listed(folder, recipe, tmp_
     assert build(folder, recipe).num_videos == {"train": 3}
 
 
+def test_what_may_not_be_read_is_listed_and_read_once_it_may(folder, recipe, monkeypatch):
+    """Permissions change no time of a file; the tests may run as root, who may read everything."""
+    (folder / "good.vtt").write_text("WEBVTT\n\n00:00.000 --> 00:01.000\nnow we stir the dough")
+    read, access = Path.read_text, os.access
+
+    def refuse(path, *arguments, **options):
+        if path.suffix == ".vtt":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", refuse)
+        patch.setattr(os, "access", lambda path, mode: access(path, mode) and Path(path).suffix != ".vtt")
+        summary = build(folder, recipe)
+    assert summary.quarantined == [{"path": "good.vtt", "reason": "no permission to read the subtitles"}]
+    assert summary.num_videos == {"train": 1}
+    assert build(folder, recipe).exit_code == 0
+
+
 def test_a_videos_own_json_may_be_anything(folder, tower_dir):
     """Beside a video lies what whoever collected it left there."""
     (folder / "good.json").write_text("[" * 100_000)
