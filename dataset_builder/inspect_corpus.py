@@ -5,6 +5,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +116,12 @@ def _read_split(
     report.values = {name: array("d") for name in (*COUNTED, per_document)}
     faults: dict[str, list[str]] = {}
     seen = set[str]()
+    embedded = inspection.form == "webdataset" or (not stored and _embeds(files, report.shards))
     num_rows = sum(shard.num_rows for shard in report.shards)
     for record in tqdm(_records(files, report.shards), total=num_rows, desc=split, unit="video", disable=not progress):
         report.statistics.add(record, count_tokens)
         _note_values(record, report.values, count_tokens)
-        for fault in _faults(record, seen, stored, embedded=inspection.form == "webdataset"):
+        for fault in _faults(record, seen, stored, embedded=embedded):
             faults.setdefault(fault, []).append(record.video_id)
         seen.add(record.video_id)
     for fault, ids in faults.items():
@@ -162,8 +164,15 @@ def _faults(record: InterleavedVideo, seen: set[str], stored: frozenset[str], *,
         yield "have clips beyond the video"
     if any(bool(clip.drop_reason) == clip.keep for clip in record.clips):
         yield "have clips dropped without a reason, or kept with one"
-    if stored and not embedded and record.video_path not in stored:
+    if not embedded and record.video_path not in stored:
         yield "name a video that is not in the corpus folder"
+
+
+def _embeds(files: CorpusFiles, shards: Sequence[Shard]) -> bool:
+    """Whether Parquet shards hold the videos, by the first record: a build embeds all or none."""
+    reader = BlockReader(files, ["video"])
+    filled = ((shard, block) for shard in shards for block, rows in enumerate(shard.block_rows) if rows)
+    return all(reader.read(*place).record(0).video_bytes is not None for place in islice(filled, 1))
 
 
 def _stored_videos(files: CorpusFiles) -> frozenset[str]:

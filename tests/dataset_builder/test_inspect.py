@@ -217,6 +217,9 @@ def test_videos_that_vanished_are_named(narrated_dir, tower_dir, tmp_path):
     assert inspection.problems == ["train: 1 records name a video that is not in the corpus folder: video 1"]
     write_page(inspection, tmp_path, tmp_path / "page.html", num_records=5)
     assert "no pictures: video 1: there is no file" in Page.of(tmp_path / "page.html").text
+    shutil.rmtree(tmp_path / "videos")
+    named = [problem for problem in inspect_corpus(tmp_path).problems if "is not in the corpus folder" in problem]
+    assert len(named) == len(inspection.splits), "a corpus copied without its videos is not whole"
 
 
 def test_the_command_prints_writes_and_tells_by_its_exit_code(corpus, tmp_path):
