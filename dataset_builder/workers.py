@@ -117,7 +117,7 @@ _loaded: list[VideoPipeline | Exception] = []  # one per worker process: its mod
 
 
 def _start_worker(recipe: Recipe) -> None:
-    """Load the models; what goes wrong is told by the first job, as one line and not as a broken pool."""
+    """Load the models; what goes wrong is told by the first job, as what it is and not as a broken pool."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     forget_batch_shapes()
     import torch
@@ -126,7 +126,7 @@ def _start_worker(recipe: Recipe) -> None:
     try:
         with quiet_loading():
             _loaded.append(VideoPipeline(recipe))
-    except ValueError as error:
+    except Exception as error:
         _loaded.append(error)
 
 

@@ -215,6 +215,22 @@ def test_a_killed_worker_is_told_with_the_videos_that_were_under_way(folder, rec
     assert {work.sources[index].name for index in work.missing()} >= {*named}
 
 
+def test_a_worker_that_cannot_load_its_models_says_why(recipe, tmp_path, monkeypatch):
+    """A full GPU is a RuntimeError of torch; a pool whose workers fail at their start says that they were killed."""
+
+    def fail(recipe):
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(workers, "_loaded", [])
+    monkeypatch.setattr(workers, "_end_with_parent", lambda: None)
+    monkeypatch.setattr(workers, "VideoPipeline", fail)
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "")  # set by the worker, and put back
+    with workers._one_thread():  # puts back what a worker sets
+        workers._start_worker(recipe)
+    with pytest.raises(RuntimeError, match="CUDA out of memory"):
+        workers._run_in_worker((None, tmp_path / "outcome.json"))
+
+
 @pytest.mark.parametrize("kind", [KeyError, RuntimeError])
 def test_a_bug_in_a_rank_is_told_in_the_last_line_with_its_kind_and_video(kind, monkeypatch, capsys):
     def fail(run, rank):
