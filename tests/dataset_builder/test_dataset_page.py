@@ -1,6 +1,7 @@
 """docs/dataset.md: its code runs on a corpus, and its table names every key of the shards."""
 
 import re
+import shutil
 import warnings
 from dataclasses import fields
 from pathlib import Path
@@ -18,9 +19,13 @@ BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 @pytest.fixture(scope="module", params=["parquet", "webdataset"])
 def corpus(request, narrated_dir, tower_dir, tmp_path_factory) -> Path:
-    output = tmp_path_factory.mktemp("page") / "CORPUS"
+    """With a copy of a video, none of whose clips is kept."""
+    videos, output = tmp_path_factory.mktemp("videos") / "in", tmp_path_factory.mktemp("page") / "CORPUS"
+    shutil.copytree(narrated_dir, videos)
+    for suffix in (".mp4", ".vtt", ".json"):
+        shutil.copy(videos / "train" / f"video 1{suffix}", videos / "train" / f"video 1 again{suffix}")
     overrides = {"segment.tower": str(tower_dir), "segment.penalty": 0.01, "shards.format": request.param}
-    build_corpus(narrated_dir, output, load_recipe("toy", overrides), workers=1, progress=False)
+    build_corpus(videos, output, load_recipe("toy", overrides), workers=1, progress=False)
     return output
 
 
@@ -38,7 +43,7 @@ def test_the_code_for_training_ends_with_a_state_that_goes_on(corpus, monkeypatc
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create")  # on a machine with one core
         exec(compile(BLOCKS[1], "docs/dataset.md", "exec"), names)
-    assert names["used"] == 3
+    assert names["used"] == 4
     again = stream_corpus(corpus, seed=0, batch_size=2)
     again.load_state_dict(names["state"])
     assert (list(again), again.epoch) == ([], 1), "the second epoch was used up"
