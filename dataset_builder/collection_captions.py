@@ -8,6 +8,7 @@ from typing import Any
 
 from dataset_builder.atomic import write_whole
 from dataset_builder.inputs import SourceVideo
+from dataset_builder.speech import lists_beside
 
 
 CHUNK_CHARS = 1 << 20
@@ -15,31 +16,38 @@ DELIMITERS = tuple(",:}] \t\r\n")
 
 
 def with_captions(sources: Sequence[SourceVideo], captions: Path, folder: Path) -> list[SourceVideo]:
-    """Give every video without subtitles of its own the file `FOLDER/NAME.json` with its part of the captions.
+    """Give every video without speech of its own beside it the file `FOLDER/NAME.json` with its part of the captions.
 
     Args:
         sources: the videos; the last part of their id is what the collection knows them by.
         captions: `{ID: {"start": [...], "end": [...], "text": [...]}}`.
-        folder: where the parts go; parts that are there already and equal are left alone.
+        folder: where the parts go; parts that are there already and equal are left alone, and others removed.
 
     Raises:
         ValueError: where the file is missing or is no such JSON.
     """
     if not captions.is_file():
         raise ValueError(f"no captions {captions} (speech.captions)")
-    wanted = {PurePath(source.video_id).name for source in sources if source.subtitles is None}
+    has_own = [source.subtitles is not None or lists_beside(source) is not None for source in sources]
+    known_by = [PurePath(source.video_id).name for source in sources]
+    wanted = {name for name, own in zip(known_by, has_own, strict=True) if not own}
     status = captions.stat()
     stamp = json.dumps([status.st_size, status.st_mtime_ns, sorted(wanted)])
     done = folder / "done.json"
     if not done.is_file() or done.read_text(encoding="utf-8") != stamp:
+        others = {*(folder / "parts").glob("*.json")}
         for video_id, lists in read_items(captions):
             if video_id in wanted:
-                _write_new(folder / "parts" / f"{video_id}.json", json.dumps(lists))
+                part = folder / "parts" / f"{video_id}.json"
+                _write_new(part, json.dumps(lists))
+                others.discard(part)
+        for part in others:  # taken out of the captions since
+            part.unlink()
         write_whole(done, stamp)
     parts = {path.stem: path for path in (folder / "parts").glob("*.json")}
     return [
-        source if source.subtitles else replace(source, subtitles=parts.get(PurePath(source.video_id).name))
-        for source in sources
+        source if own else replace(source, subtitles=parts.get(name))
+        for source, name, own in zip(sources, known_by, has_own, strict=True)
     ]
 
 

@@ -108,7 +108,7 @@ class SpeechStage:
 
     def _sentences_of(self, draft: Draft) -> tuple[Draft, Sequence[Sentence], dict[str, Any]]:
         """The sentences, and what they come from; a video goes on without damaged subtitles or sound."""
-        path = draft.source.subtitles or _lists_beside(draft.source)
+        path = draft.source.subtitles or lists_beside(draft.source)
         if path is None:
             if self._listen is None:
                 return draft, (), {"tool": "none"}
@@ -145,7 +145,7 @@ def _reason(sentence: Sentence) -> str:
     return f"personal data: {kind}" if kind else "off-topic speech"
 
 
-def _lists_beside(source: SourceVideo) -> Path | None:
+def lists_beside(source: SourceVideo) -> Path | None:
     """`NAME.json` where it holds speech (the toy world's holds its truth)."""
     if source.truth is None:
         return None

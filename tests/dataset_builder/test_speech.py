@@ -224,7 +224,8 @@ def test_a_build_takes_speech_from_howto100ms_captions(tower_dir, tmp_path):
         encode(tmp_path / "in" / f"{name}.mp4", story(0))
     (tmp_path / "in" / "v2.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\nits own\n")
     (tmp_path / "in" / "v3.json").write_text('{"start": [1], "end": [2], "text": ["beside it"]}')
-    lists = {name: {"start": [0.5], "end": [1.5], "text": [f"of {name}"]} for name in ("v1", "v2", "elsewhere")}
+    names = ("v1", "v2", "v3", "elsewhere")
+    lists = {name: {"start": [0.5], "end": [1.5], "text": [f"of {name}"]} for name in names}
     captions = collection(tmp_path, json.dumps(lists))
     values = {"segment.tower": str(tower_dir), "speech.captions": str(captions), "filter": None}
     recipe = load_recipe("laptop", values)
@@ -235,6 +236,9 @@ def test_a_build_takes_speech_from_howto100ms_captions(tower_dir, tmp_path):
     captions.write_text(json.dumps(lists | {"v4": {"start": [1], "end": [3], "text": ["late"]}}))
     assert not build_corpus(tmp_path / "in", tmp_path / "out", recipe, **options).up_to_date
     assert speech_of(tmp_path / "out")["v4"] == "late"
+    captions.write_text(json.dumps({name: lists[name] for name in ("v2", "v3")}))
+    build_corpus(tmp_path / "in", tmp_path / "out", recipe, **options)
+    assert speech_of(tmp_path / "out") == {"aa/v1": "", "v2": "its own", "v3": "beside it", "v4": ""}
     with pytest.raises(ValueError, match=r"no captions gone\.json \(speech\.captions\)"):
         build_corpus(
             tmp_path / "in", tmp_path / "new", load_recipe("laptop", values | {"speech.captions": "gone.json"})
