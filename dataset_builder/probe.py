@@ -77,7 +77,7 @@ def open_video(
         elif isinstance(video, bytes):
             source, size = io.BytesIO(video), len(video)
         else:
-            source, size = str(video), video.stat().st_size
+            source, size = f"file:{video}", video.stat().st_size  # a colon in a name is no protocol
         if size == 0:
             raise DamagedInput("empty file (0 bytes)")
         yield stack.enter_context(_open_container(source, max_frame_px))

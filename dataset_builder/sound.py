@@ -39,7 +39,7 @@ def decode_sound(video: Path | bytes, rate_hz: int, window_s: float) -> Iterator
 
 def _samples(video: Path | bytes, rate_hz: int) -> Iterator[np.ndarray]:
     """Pieces of sound; silence where the stream begins after the first picture, a cut where it begins before."""
-    source = io.BytesIO(video) if isinstance(video, bytes) else str(video)
+    source = io.BytesIO(video) if isinstance(video, bytes) else f"file:{video}"
     try:
         with av.open(
             source, mode="r", container_options={"format_whitelist": CONTAINERS}, metadata_errors="replace"

@@ -111,7 +111,7 @@ def _read_spans(
     """The middle frames of `num_frames` equal parts of each span; `split` is told the video's length in seconds."""
     av = _import_av()
     try:
-        with av.open(str(path)) as container:
+        with av.open(f"file:{path}") as container:  # a colon in a name is no protocol
             if not container.streams.video:
                 raise ValueError(f"{path.name} has sound but no picture")
             spans = sorted(split(_duration_s(container, path, limits)))

@@ -232,6 +232,15 @@ def test_links_are_followed_and_those_to_nothing_are_listed(folder, recipe, tmp_
     assert build(folder, recipe).num_videos == {"train": 3}
 
 
+def test_a_colon_in_a_name_is_no_address(folder, recipe, monkeypatch):
+    """Of a folder that is given as `.` FFmpeg would see the bare name, and ask a protocol of that name for it."""
+    for name in ("Part1: intro.mp4", "http:x.mp4", "file:y.mp4"):
+        shutil.copy(folder / "good.mp4", folder / name)
+    monkeypatch.chdir(folder)
+    one = replace(recipe, deduplicate=None)
+    assert build_corpus(".", "../out", one, workers=1, progress=False).num_videos == {"train": 4}
+
+
 def test_what_may_not_be_read_is_listed_and_read_once_it_may(folder, recipe, monkeypatch):
     """Permissions change no time of a file; the tests may run as root, who may read everything."""
     (folder / "good.vtt").write_text("WEBVTT\n\n00:00.000 --> 00:01.000\nnow we stir the dough")

@@ -56,6 +56,12 @@ def test_a_video_without_sound_is_silent_and_a_broken_one_is_told(tmp_path):
         list(decode_sound(b"no sound", 16000, 1.0))
 
 
+def test_sound_of_a_file_with_a_colon_in_its_name(tmp_path, monkeypatch):
+    with_sound(tmp_path / "Part1: a.mkv", tone(1.0, 16000), 16000)
+    monkeypatch.chdir(tmp_path)
+    assert len(list(decode_sound(Path("Part1: a.mkv"), 16000, 1.0))) >= 1
+
+
 def test_sound_that_begins_a_day_late_is_not_waited_for_in_memory(tmp_path):
     """Sixteen thousand zeros a second: a broken timestamp would take gigabytes."""
     path = with_sound(tmp_path / "a.mkv", tone(0.5, 16000), 16000, delay_s=95443.7)  # a transport stream's clock at 0

@@ -1,6 +1,8 @@
 """What a visitor drops: frames at the promised times, or one clear line."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,12 @@ def test_a_clip_gives_the_middle_frame_of_equal_parts(clip):
     medium = read_medium(clip, 3, Limits())
     assert frame_numbers(medium) == [5, 15, 25], "30 frames in three parts of 10; at a border the later frame shows"
     assert medium.frames[0].size == (WIDTH_PX, HEIGHT_PX)
+
+
+def test_a_colon_in_a_name_is_no_address(clip, tmp_path, monkeypatch):
+    shutil.copy(clip, tmp_path / "Part1: intro.mp4")
+    monkeypatch.chdir(tmp_path)
+    assert len(read_medium(Path("Part1: intro.mp4"), 3, limits=None).frames) == 3
 
 
 def test_a_clip_shorter_than_the_frames_asked_for_repeats_some(tmp_path):
