@@ -100,18 +100,21 @@ def _read_lists(text: str) -> Subtitles:
 
 
 def _read_cues(lines: Sequence[str]) -> Subtitles:
-    """The cues of a WebVTT or SRT file, without lines that the cue before shows."""
-    sentences, broken, shown = [], [], list[str]()
+    """The cues of a WebVTT or SRT file, without lines that the cue right before shows."""
+    sentences, broken, shown, shown_to_s = [], [], list[str](), -math.inf
     for number, line in enumerate(lines, start=1):
         if "-->" not in line:
             continue
-        texts = _cue_texts(lines[number:])
-        fresh = [text for text in texts if text not in shown]
-        shown = texts or shown
         times = _cue_times(line)
         if times is None:
             broken.append(f"line {number} has broken times {line.strip()!r:.100}")
-        elif fresh:
+            continue
+        texts = _cue_texts(lines[number:])
+        rolls = times[0] - shown_to_s <= ROLLING_GAP_S  # after a pause the same words are said again
+        fresh = [text for text in texts if not (rolls and text in shown)]
+        if texts:
+            shown, shown_to_s = texts, times[1]
+        if fresh:
             sentences.append(Sentence(start_s=times[0], end_s=times[1], text=" ".join(fresh)))
     if not sentences and not broken and any(line.strip() and line.strip() != "WEBVTT" for line in lines):
         raise DamagedInput("subtitles without a single cue")

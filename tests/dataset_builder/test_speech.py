@@ -57,6 +57,13 @@ def test_rolling_captions_say_each_line_once(tmp_path):
     assert cues(path) == [(0.0, 1.0, "one and"), (1.0, 2.0, "two"), (2.0, 3.0, "three")]
 
 
+def test_what_is_said_again_after_a_pause_is_said_again(tmp_path):
+    path = tmp_path / "a.srt"
+    times = ("00:00:01,000 --> 00:00:02,000", "00:00:02,400 --> 00:00:03,000", "00:00:09,000 --> 00:00:10,000")
+    path.write_text("\n".join(f"{number}\n{span}\nstir well\n" for number, span in enumerate(times, 1)))
+    assert cues(path) == [(1.0, 2.0, "stir well"), (9.0, 10.0, "stir well")]
+
+
 @pytest.mark.parametrize(
     "times",
     [
