@@ -93,7 +93,7 @@ def _open_container(source: Any, max_frame_px: int | None) -> Iterator[tuple[Inp
             metadata_errors="replace",
         )
     except (av.error.FFmpegError, ValueError) as error:
-        raise DamagedInput(f"no video, or cut off before its index ({_reason(error)})") from error
+        raise DamagedInput(f"no video, or cut off before its index ({reason_of(error)})") from error
     with container:
         streams = [stream for stream in container.streams.video if not _is_cover(stream)]
         if not streams:
@@ -178,7 +178,7 @@ def decode_forward(
             before_s = end_s
             yield TimedFrame(start_s, end_s, frame)
     except av.error.FFmpegError as error:
-        raise DamagedInput(f"cannot be decoded after {end_s:.2f} s ({_reason(error)})") from error
+        raise DamagedInput(f"cannot be decoded after {end_s:.2f} s ({reason_of(error)})") from error
 
 
 class RgbConverter:
@@ -202,7 +202,7 @@ class RgbConverter:
                 threads=1,
             ).to_ndarray()
         except (av.error.FFmpegError, ValueError) as error:
-            raise DamagedInput(f"a frame cannot be turned into RGB ({_reason(error)})") from error
+            raise DamagedInput(f"a frame cannot be turned into RGB ({reason_of(error)})") from error
         return np.rot90(rgb, quarter_turns) if quarter_turns else rgb
 
 
@@ -217,7 +217,7 @@ def _is_cover(stream: VideoStream) -> bool:
     return bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """FFmpeg's reason without error number and path."""
     text = getattr(error, "strerror", None) or str(error)
     return text.splitlines()[0]

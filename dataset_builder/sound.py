@@ -8,7 +8,7 @@ import av
 import numpy as np
 
 from dataset_builder.errors import DamagedInput
-from dataset_builder.probe import CONTAINERS, MAX_GAP_S
+from dataset_builder.probe import CONTAINERS, MAX_GAP_S, reason_of
 
 
 def decode_sound(video: Path | bytes, rate_hz: int, window_s: float) -> Iterator[np.ndarray]:
@@ -65,7 +65,7 @@ def _samples(video: Path | bytes, rate_hz: int) -> Iterator[np.ndarray]:
     except DamagedInput:
         raise
     except (av.error.FFmpegError, ValueError) as error:
-        raise DamagedInput(f"the sound cannot be decoded ({str(error).splitlines()[0]})") from error
+        raise DamagedInput(f"the sound cannot be decoded ({reason_of(error)})") from error
 
 
 def _first_picture_s(container: av.container.InputContainer) -> float:
