@@ -8,7 +8,7 @@ Without arguments the environment variables COSMO_MODEL and COSMO_CLIPS are read
 import argparse
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,14 +73,14 @@ def _caption_tab(captioner: Captioner, index: ShownClips | None, limits: Limits)
             return
         medium = _read(path, captioner, limits)
         yield _seen(medium), ""
-        for text in captioner.stream_caption(medium):
+        for text in _captions(captioner, medium):
             yield gr.skip(), text
 
     def run_sample(turn: int) -> Iterator[tuple[int, Any, str]]:
         assert index is not None  # else there is no button
         medium = index.samples[turn % len(index.samples)]
         yield turn + 1, strip_html(frame_strip(medium), medium.name), ""
-        for text in captioner.stream_caption(medium):
+        for text in _captions(captioner, medium):
             yield turn + 1, gr.skip(), text
 
     with gr.Row(equal_height=False):
@@ -111,7 +111,7 @@ def _few_shot_tab(captioner: Captioner, limits: Limits) -> None:
             return
         medium = _read(path, captioner, limits)
         yield _seen(medium), ""
-        for text in captioner.stream_caption(medium, shown):
+        for text in _captions(captioner, medium, shown):
             yield gr.skip(), text
 
     examples = gr.State([], time_to_live=SESSION_S)
@@ -146,7 +146,10 @@ def _search_tab(index: ShownClips | None, limits: Limits) -> None:
     def run(text: str) -> str:
         if not text.strip():
             raise gr.Error("Describe the clip that you look for.", print_exception=False)
-        found = index.search(_checked_text(text, limits), NUM_RESULTS)
+        try:
+            found = index.search(_checked_text(text, limits), NUM_RESULTS)
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from None
         return cards_html([Card(strip=strip, text=name, aside=f"{cosine:.2f}") for strip, name, cosine in found])
 
     with gr.Row():
@@ -196,6 +199,13 @@ def _read(path: str, captioner: Captioner, limits: Limits) -> Medium:
     try:
         return read_medium(Path(path), captioner.num_frames, limits)
     except (ValueError, OSError) as error:
+        raise gr.Error(str(error), print_exception=False) from None
+
+
+def _captions(captioner: Captioner, medium: Medium, shown: Sequence[Demonstration] = ()) -> Iterator[str]:
+    try:
+        yield from captioner.stream_caption(medium, shown)
+    except ValueError as error:
         raise gr.Error(str(error), print_exception=False) from None
 
 

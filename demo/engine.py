@@ -48,6 +48,7 @@ class Captioner:
         self.processor = processor
         most = model.config.max_frames or processor.num_frames
         self.num_frames: int = min(processor.num_frames, most)
+        self.max_tokens: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
     @classmethod
     def load(cls, path_or_id: str) -> "Captioner":
@@ -75,10 +76,14 @@ class Captioner:
         Args:
             medium: What is to be captioned.
             demonstrations: Examples in front of it, in this order.
+
+        Raises:
+            ValueError: The examples leave no room for a caption.
         """
         text = self.processor.interleave([shown.text for shown in demonstrations], prompt="")
         media = [shown.medium for shown in demonstrations] + [medium]
         inputs = self.processor(text=[text], videos=[[list(part.frames) for part in media]], return_tensors="pt")
+        self._check_length("the examples and a caption", inputs["input_ids"].shape[1] + MAX_NEW_TOKENS)
         inputs = inputs.to(self.model.device)
         streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
         worker = _Generation(self.model, streamer, inputs)
@@ -106,10 +111,18 @@ class Captioner:
         """Embedding of a sentence in the shared space, unit length: (E,), on the CPU.
 
         The sentence stands as in training: as the text of a medium. The text tower itself never sees media.
+
+        Raises:
+            ValueError: It is longer than the model can read.
         """
         inputs = self.processor.tokenizer(self.processor.interleave([text]), return_tensors="pt").to(self.model.device)
+        self._check_length("the text", inputs["input_ids"].shape[1])
         features = self.model.get_text_features(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
         return _unit(features.pooler_output[0])
+
+    def _check_length(self, what: str, num_tokens: int) -> None:
+        if self.max_tokens is not None and num_tokens > self.max_tokens:
+            raise ValueError(f"{what} would take {num_tokens} tokens; this model reads at most {self.max_tokens}")
 
 
 def _unit(embeddings: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".gif")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+"""What Pillow may take a file for, whatever its name says: others start programs of their own (Ghostscript)."""
 Span = tuple[float, float]
 """Begin and end within a video, in seconds."""
 KEPT_SIDE_PX = 448
@@ -150,21 +152,27 @@ def frame_strip(medium: Medium, height_px: int = 160, max_frames: int = 6) -> Im
     """The frames side by side, as the model saw them; evenly chosen where there are more than `max_frames`."""
     step = max(1.0, len(medium.frames) / max_frames)
     chosen = [medium.frames[int(index * step)] for index in range(min(max_frames, len(medium.frames)))]
-    small = [frame.resize((max(1, round(frame.width * height_px / frame.height)), height_px)) for frame in chosen]
+    small = [_fit(frame, height_px) for frame in chosen]
     gap_px = 4
     strip = Image.new("RGB", (sum(frame.width for frame in small) + gap_px * (len(small) - 1), height_px), "white")
     left = 0
     for frame in small:
-        strip.paste(frame, (left, 0))
+        strip.paste(frame, (left, (height_px - frame.height) // 2))
         left += frame.width + gap_px
     return strip
+
+
+def _fit(frame: Image.Image, height_px: int) -> Image.Image:
+    """The frame as high as that; one over four times as wide as high becomes lower, not wider than a JPEG may be."""
+    scale = min(height_px / frame.height, 4 * height_px / frame.width)
+    return frame.resize((max(1, round(frame.width * scale)), max(1, round(frame.height * scale))))
 
 
 def _read_picture(path: Path, limits: Limits | None) -> Image.Image | None:
     """The picture in a file, upright; None where it is none, or is animated."""
     try:
-        with Image.open(path) as picture:
-            if getattr(picture, "n_frames", 1) > 1:
+        with Image.open(path, formats=PICTURE_FORMATS) as picture:
+            if picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1:  # phones put a second picture into one
                 return None
             _check_size(path.name, picture.size, limits)
             return _shrink(ImageOps.exif_transpose(picture).convert("RGB"))

@@ -48,6 +48,20 @@ def test_demonstrations_stand_before_the_query_in_order(captioner, monkeypatch):
     assert brightest.tolist() == [0, 1, 2], "red, green, blue"
 
 
+def test_what_is_longer_than_the_model_reads_is_refused_in_words(captioner):
+    shown = Demonstration(medium=picture("red"), text="a red star " * 20)
+    fits = captioner.processor.tokenizer(captioner.processor.interleave([shown.text]))["input_ids"]
+    room = captioner.max_tokens - MAX_NEW_TOKENS
+    many = [shown] * (room // len(fits) + 1)
+    with pytest.raises(
+        ValueError, match=r"examples and a caption would take \d+ tokens; this model reads at most 512"
+    ):
+        captioner.caption(picture("blue"), many)
+    captioner.caption(picture("blue"), many[2:])
+    with pytest.raises(ValueError, match=r"the text would take \d+ tokens; this model reads at most 512"):
+        captioner.embed_text("a red star " * 200)
+
+
 def test_an_error_in_the_thread_reaches_the_listener(captioner, monkeypatch):
     def fail(**_):
         raise RuntimeError("no memory left")

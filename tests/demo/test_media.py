@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from demo.cards import strip_html
 from demo.media import Limits, frame_strip, read_medium, read_parts
 from tests.demo.conftest import HEIGHT_PX, WIDTH_PX, brightness_of, write_clip
 
@@ -76,6 +77,17 @@ def test_a_picture_is_one_upright_frame(tmp_path):
     assert medium.frames[0].mode == "RGB"
 
 
+def test_a_picture_with_another_one_inside_is_that_picture(tmp_path):
+    """As phones and cameras write it: the first is the picture, and has the orientation."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    first, second = Image.new("RGB", (31, 17), "red"), Image.new("RGB", (31, 17), "blue")
+    first.save(tmp_path / "phone.jpg", "MPO", save_all=True, append_images=[second], exif=exif)
+    [frame] = read_medium(tmp_path / "phone.jpg", 7, Limits()).frames
+    assert frame.size == (17, 31)
+    assert frame.getpixel((8, 15))[0] > 250
+
+
 def test_an_animated_picture_is_a_clip(tmp_path):
     greys = [Image.new("L", (20, 20), 60 * index) for index in range(4)]
     greys[0].save(tmp_path / "moving.gif", save_all=True, append_images=greys[1:], duration=200)
@@ -93,6 +105,9 @@ def test_what_is_no_picture_or_clip_is_named(tmp_path, clip):
     (tmp_path / "torn.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])
     with pytest.raises(ValueError, match=r"torn\.png is a damaged picture"):
         read_medium(tmp_path / "torn.png", 3, Limits())
+    (tmp_path / "page.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with pytest.raises(ValueError, match=r"page\.png cannot be read as a video or picture"):  # no program is started
+        read_medium(tmp_path / "page.png", 3, Limits())
 
 
 @pytest.mark.parametrize(
@@ -121,3 +136,11 @@ def test_the_strip_shows_the_frames_in_order(clip):
     assert strip.height == 32
     middles = [row[24], row[24 + 52], row[24 + 104]]  # 48 px wide, 4 px between
     assert [round((value - brightness_of(0)) / 7) for value in middles] == [5, 15, 25]
+
+
+@pytest.mark.parametrize("size", [(4096, 1), (1, 4096), (1, 1)])
+def test_the_strip_of_a_thin_picture_can_be_shown(size, tmp_path):
+    Image.new("RGB", size).save(tmp_path / "thin.png")
+    strip = frame_strip(read_medium(tmp_path / "thin.png", 3, Limits()), height_px=160)
+    assert strip.height == 160
+    assert "base64" in strip_html(strip, "")
