@@ -98,6 +98,13 @@ class CosmoProcessor(ProcessorMixin):
             processor.check_config(CosmoConfig.from_dict(config))
         return processor
 
+    def save_pretrained(self, save_directory: str | PathLike, *args: Any, **kwargs: Any) -> Any:
+        """As the library does, but for the length that the last call cut to: it would become that of whoever loads."""
+        if backend := getattr(self.tokenizer, "backend_tokenizer", None):
+            backend.no_truncation()
+            backend.no_padding()
+        return super().save_pretrained(save_directory, *args, **kwargs)
+
     def token_ids(self) -> dict[str, int]:
         """Ids that the config must hold, by the names of its fields."""
         tokens = {"visual_token_id": VISUAL, "end_of_chunk_token_id": END_OF_CHUNK}

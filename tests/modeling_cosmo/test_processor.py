@@ -203,6 +203,17 @@ def test_saving_and_loading(processor, pictures, tmp_path):
     }
 
 
+def test_the_length_of_the_last_call_is_not_saved(processor, tmp_path):
+    """The tokenizer keeps it, and a folder saved after training warned at every call of whoever loaded it."""
+    text, cut = ["a red star before the bricks"], {"truncation": True, "max_length": 3}
+    assert processor(text=text, **cut)["input_ids"].shape == (1, 3)
+    processor.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "tokenizer.json").read_text())
+    assert (saved["truncation"], saved["padding"]) == (None, None)
+    loaded = CosmoProcessor.from_pretrained(tmp_path)
+    assert torch.equal(loaded(text=text)["input_ids"], processor(text=text)["input_ids"])
+
+
 def test_chat_template_keeps_the_order_of_media(processor, pictures):
     chat = [
         {"role": "user", "content": [{"type": "video", "video": frames(2)}, {"type": "image", "image": pictures[0]}]},
