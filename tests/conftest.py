@@ -8,6 +8,12 @@ from pathlib import Path
 import pytest
 
 
+# Before anything reads them: servers of the tests are on this machine, whatever proxy it has, and their numbers are
+# compared with those of processes on a CPU, whatever else it has (name a GPU in the variable to try it there).
+os.environ.update(NO_PROXY="127.0.0.1", no_proxy="127.0.0.1")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+
 @pytest.fixture(scope="session")
 def samples_dir() -> Path:
     """The folder of real videos and texts that COSMO_SAMPLES names."""

@@ -19,8 +19,7 @@ from tests.dataset_builder.chat_server import chat_server, drips, says, sends
 
 
 @pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+def server():
     with chat_server() as running:
         yield running
 
@@ -69,11 +68,11 @@ def test_busy_servers_are_asked_again_later_each_time(server, waits, status):
 
 
 def test_the_server_says_how_long_to_wait(server, waits):
-    later = format_datetime(datetime.now(UTC) + timedelta(seconds=40), usegmt=True)
+    later = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
     server.script = [sends(429, Retry_After="7"), sends(503, Retry_After=later), sends(429, Retry_After="9999")]
     assert chat(server, waits, attempts=4)("s", "u", 0).text
     assert waits[0] == 7.0
-    assert 35 < waits[1] <= 40
+    assert 50 < waits[1] <= 100, "from when it was written, on a machine however busy"
     assert waits[2] == 120.0  # not longer, whatever it says
     for value in ("soon", "-5", "nan", "1e400", "", "١٢"):
         found = retry_after_s({"retry-after": value})

@@ -1,7 +1,6 @@
 """Plans, ranks and packs: what the engines for clusters are made of. The corpus is that of the local engine."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -207,12 +206,12 @@ def test_a_killed_worker_is_told_with_the_videos_that_were_under_way(folder, rec
     work = planned(folder, tmp_path, recipe)
     jobs = [(source, work.outcomes.path(key)) for source, key in zip(work.sources, work.keys, strict=True)]
     steps = workers.run_jobs(jobs, recipe, workers=2)
-    next(steps)
+    for _ in jobs[1:]:  # the other worker makes all but the one that waits
+        next(steps)
     os.kill(pause.wait(), signal.SIGKILL)
-    with pytest.raises(BuildStopped, match=r"at one of (train|test)/v\d\d\.mp4(, \S+)?; run again") as told:
+    [left] = work.missing()
+    with pytest.raises(BuildStopped, match=rf"at one of {work.sources[left].name}; run again"):
         list(steps)
-    named = re.findall(r"\S+\.mp4", str(told.value))
-    assert {work.sources[index].name for index in work.missing()} >= {*named}
 
 
 def test_a_worker_that_cannot_load_its_models_says_why(recipe, tmp_path, monkeypatch):

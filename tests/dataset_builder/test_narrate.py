@@ -42,8 +42,7 @@ KEY = "sk-never-written-anywhere-0123456789"
 
 
 @pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+def server():
     with chat_server() as running:
         yield running
 
@@ -428,7 +427,7 @@ def test_a_chat_model_that_is_too_slow_once_is_asked_again(tmp_path):
         asked.append(inputs["max_time"])
         time.sleep(0 if asked[1:] else 0.1)
         chat._timeout_s = 60.0 if asked[1:] else 0.1
-        return generate(**inputs)
+        return generate(**inputs | {"max_time": 60.0})
 
     chat._model.generate, chat._timeout_s = slow_at_first, 0.1
     assert chat("s", "u", 0) == expected

@@ -6,7 +6,6 @@ import json
 import random
 import re
 import threading
-import warnings
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -80,9 +79,7 @@ def ids(records) -> list[str]:
 
 
 def load(stream: CorpusStream, batch_size: int, num_workers: int) -> list[list[str]]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than this machine has cores
-        return list(DataLoader(stream, batch_size=batch_size, num_workers=num_workers, collate_fn=ids))
+    return list(DataLoader(stream, batch_size=batch_size, num_workers=num_workers, collate_fn=ids))
 
 
 @pytest.mark.parametrize("blocks", [[4, 0, 3, 1, 5], [11], [1] * 13, [], [0]])

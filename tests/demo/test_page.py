@@ -51,8 +51,6 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str
         "HF_HOME": str(folder / "hf_home"),
         "HF_HUB_OFFLINE": "1",
         "GRADIO_TEMP_DIR": str(folder / "uploads"),
-        "NO_PROXY": "127.0.0.1",
-        "no_proxy": "127.0.0.1",
     }
     return folder, environment
 

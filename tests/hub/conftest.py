@@ -35,8 +35,6 @@ def in_hub_process(hub: LoopbackHub, tmp_path: Path) -> Callable[..., str]:
             "HF_HOME": str(home),
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "NO_PROXY": "127.0.0.1",
-            "no_proxy": "127.0.0.1",
             **({"HF_TOKEN": token} if token else {}),
             **({"PYTHONPATH": str(ROOT)} if project else {}),
         }

@@ -5,13 +5,13 @@ named cases with the environment of torchrun and leaves `CASE-RANK.pt` with the 
 """
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
 from PIL import Image
+from torch import distributed
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from modeling_cosmo import CosmoDataCollator, CosmoProcessor
@@ -91,10 +91,10 @@ def gradients_of_a_step(folder, rows, parts, contrastive, seen=None):
 
 def run_processes(module, *words, count=2, timeout_s=240):
     """Start `count` copies of a module that meet on gloo, and wait for them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
+    # As torchrun does: the port is taken from now on, and nobody else's when the processes come to it.
+    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    where |= {"TORCHELASTIC_RESTART_COUNT": "0", "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
     where |= {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
     processes = [
         subprocess.Popen(

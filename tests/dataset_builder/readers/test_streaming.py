@@ -95,8 +95,7 @@ def test_every_sample_reaches_one_node_and_one_worker(reader, folder, tmp_path):
     assert read_summary(tmp_path) == whole_counts  # shards that many nodes read count once
 
 
-# One reader of each kind of dataset: processes are slow to start. Torch warns of 3 on a machine with 2 cores.
-@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes:UserWarning")
+# One reader of each kind of dataset: processes are slow to start.
 @pytest.mark.parametrize("reader", ["image_text", "howto_interlink"])
 @pytest.mark.parametrize(("world_size", "num_workers"), [(1, 2), (2, 3), (5, 2)])
 def test_workers_of_nodes_share_all_samples(reader, world_size, num_workers, folder, tmp_path):
