@@ -3,22 +3,6 @@
 from collections.abc import Sequence
 
 
-def border_f1(predicted: Sequence[float], truth: Sequence[float], tolerance_s: float) -> float:
-    """Harmonic mean of precision and recall of borders, each matched with at most one within the tolerance.
-
-    Args:
-        predicted: found borders in seconds, without the video's begin and end.
-        truth: true borders in seconds.
-        tolerance_s: how far a found border may lie from a true one.
-
-    Returns:
-        Share from 0 to 1; 1 where there is nothing to find and nothing was found.
-    """
-    if not predicted and not truth:
-        return 1.0
-    return 2 * count_matches(predicted, truth, tolerance_s) / (len(predicted) + len(truth))
-
-
 def count_matches(predicted: Sequence[float], truth: Sequence[float], tolerance_s: float) -> int:
     """The most pairs of a found and a true border within the tolerance, no border used twice.
 

@@ -38,16 +38,21 @@ def store_videos(output_dir: Path, sources: Sequence[SourceVideo]) -> None:
     """Bring videos into the corpus folder, as links to the same file where the disk allows, and remove others."""
     wanted = {output_dir / source.stored_path: source.path for source in sources}
     for stored, path in wanted.items():
-        if stored.exists() and (stored.samefile(path) or _same_status(stored, path)):
-            continue
-        with replacing(stored) as temporary:
-            try:
-                temporary.hardlink_to(path.resolve())
-            except OSError:  # another disk, or a file system without links
-                shutil.copy2(path, temporary)
+        store_video(stored, path)
     for stored in (output_dir / "videos").rglob("*"):
         if stored.is_file() and stored not in wanted:
             stored.unlink()
+
+
+def store_video(stored: Path, path: Path) -> None:
+    """Bring a video to its place, as a link to the same file where the disk allows; one that is there stays."""
+    if stored.exists() and (stored.samefile(path) or _same_status(stored, path)):
+        return
+    with replacing(stored) as temporary:
+        try:
+            temporary.hardlink_to(path.resolve())
+        except OSError:  # another disk, or a file system without links
+            shutil.copy2(path, temporary)
 
 
 def _same_status(first: Path, second: Path) -> bool:

@@ -7,8 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from dataset_builder.atomic import replacing
-from dataset_builder.output_folder import write_checksums
+from dataset_builder.output_folder import store_video, write_checksums
 from dataset_builder.readers.media_folder import MediaFolder
 from dataset_builder.recipe import ShardSettings
 from dataset_builder.schema import InterleavedVideo, from_row
@@ -111,11 +110,5 @@ def _stored(record: InterleavedVideo, target: Path, split: str, videos: str | Pa
         )
     source = MediaFolder(str(videos)).local_path(record.video_path or "")
     name = f"videos/{split}/{record.video_path}"
-    stored = target / name
-    if not (stored.exists() and stored.samefile(source)):
-        with replacing(stored) as temporary:
-            try:
-                temporary.hardlink_to(source)
-            except OSError:  # another disk, or a file system without links
-                shutil.copy2(source, temporary)
+    store_video(target / name, source)
     return replace(record, video_path=name)

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import warnings
 from dataclasses import fields
 from pathlib import Path
 
@@ -40,9 +39,7 @@ def test_the_code_for_datasets_prints_every_clip(corpus, monkeypatch, capsys):
 def test_the_code_for_training_ends_with_a_state_that_goes_on(corpus, monkeypatch):
     monkeypatch.chdir(corpus.parent)
     names: dict = {"__name__": "page"}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "This DataLoader will create")  # on a machine with one core
-        exec(compile(BLOCKS[1], "docs/dataset.md", "exec"), names)
+    exec(compile(BLOCKS[1], "docs/dataset.md", "exec"), names)
     assert names["used"] == 4
     again = stream_corpus(corpus, seed=0, batch_size=2)
     again.load_state_dict(names["state"])
