@@ -63,9 +63,11 @@ def test_every_command_of_the_readme_exists():
 
 def test_tree_of_the_readme_exists():
     tree = re.search(r"## The tree\n\n```\n(.*?)```", README, re.DOTALL).group(1)
-    parent = ""
+    parent, seen = "", set()
     for line in tree.splitlines():
         name = line.split()[0]
         parent = parent if line.startswith(" ") else name
         path = ROOT / (parent + name if line.startswith(" ") else name)
         assert path.exists(), path
+        assert path not in seen, f"{path} stands there twice"
+        seen.add(path)
