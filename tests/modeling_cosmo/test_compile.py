@@ -1,6 +1,10 @@
 """Compiled, exported, and with flex attention: one graph, and the same numbers."""
 
 import copy
+import os
+import shutil
+import sysconfig
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +15,10 @@ from tests.modeling_cosmo.tiny import build, open_gates
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:::torch")  # torch's compilers warn about parts of torch
+needs_compiler = pytest.mark.skipif(
+    not (shutil.which(os.environ.get("CXX", "g++")) and Path(sysconfig.get_path("include"), "Python.h").is_file()),
+    reason="inductor writes C++: it needs a compiler and Python's headers",
+)
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}  # float32; other kernels sum in another order
 TEXTS = ["<visual>a red star<|endofchunk|><visual>a", "<visual>blue", "the sea"]
 OPTIONS = {"max_new_tokens": 8, "eos_token_id": None, "cache_implementation": "static"}
@@ -51,6 +59,7 @@ def test_a_decoding_step_is_one_graph_for_all_steps(kind, processor, inputs):
     assert model._can_compile_fullgraph, "as transformers wants it declared"
 
 
+@needs_compiler
 @pytest.mark.slow  # half a minute: inductor writes and compiles C++
 def test_compiled_generation_writes_the_same_text(processor, inputs):
     model = open_gates(build("opt", processor))
@@ -90,6 +99,7 @@ def test_export(model, inputs):
         torch.testing.assert_close(out[name], expect[name], **CLOSE)
 
 
+@needs_compiler
 @pytest.mark.parametrize("part", ["text_config", "vision_config"])
 @pytest.mark.filterwarnings("ignore:_compile flag")  # transformers asks torch for what torch would do without
 def test_flex_attention_gives_the_same(part, processor, inputs):
