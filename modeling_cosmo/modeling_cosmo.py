@@ -151,6 +151,7 @@ class CosmoModel(CosmoFeatures, CosmoFreezing, CosmoPreTrainedModel):
             text_embeds=self._embed_text(tap.text_states, attention_mask) if wants_embeds else None,
             vision_embeds=self._embed_vision(latents, media_mask) if wants_embeds and latents is not None else None,
             visual_tokens=visual_tokens if output_visual_tokens else None,
+            logit_scale=self.logit_scale.exp() if wants_embeds else None,
         )
 
     def _open_cache(self, past_key_values: Cache | None, use_cache: bool | None) -> CosmoCache | None:
@@ -370,7 +371,7 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
                 num_items_in_batch=num_labels.clamp(min=1).to(logits.device),
             )  # fmt: skip
             if outputs.text_embeds is not None and outputs.vision_embeds is not None:
-                contrastive = self._contrastive_loss(outputs.vision_embeds, outputs.text_embeds)
+                contrastive = self._contrastive_loss(outputs.vision_embeds, outputs.text_embeds, outputs.logit_scale)
                 loss = lm_loss + self.config.contrastive_weight * contrastive.to(lm_loss.device)
             if num_items_in_batch is not None:
                 loss = loss * (num_labels / num_items_in_batch).to(loss.device)
@@ -388,12 +389,14 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
             visual_tokens=outputs.visual_tokens,
         )
 
-    def _contrastive_loss(self, vision_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
+    def _contrastive_loss(
+        self, vision_embeds: torch.Tensor, text_embeds: torch.Tensor, logit_scale: torch.Tensor
+    ) -> torch.Tensor:
         """Over the samples of all processes, unless the config says otherwise, or tensor parallelism shares them."""
         if self.config.contrastive_gather and (self._tp_size or 1) == 1:
             vision_embeds, text_embeds = gather_rows(vision_embeds), gather_rows(text_embeds)
-        scale = self.model.logit_scale.exp().to(text_embeds.device)
-        return contrastive_loss(vision_embeds.to(text_embeds.device), text_embeds, scale)
+        device = text_embeds.device
+        return contrastive_loss(vision_embeds.to(device), text_embeds, logit_scale.to(device))
 
 
 CosmoModel.register_for_auto_class("AutoModel")

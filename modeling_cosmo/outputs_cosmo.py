@@ -28,6 +28,8 @@ class CosmoModelOutput(ModelOutput):
     """Unit length, shape `(B, E)`."""
     visual_tokens: torch.Tensor | None = None
     """What the gated blocks attend to, shape `(B, M, V, D_v)`."""
+    logit_scale: torch.Tensor | None = None
+    """Inverse temperature of the contrastive loss, already exponentiated, shape `(1,)`; beside the embeddings."""
 
 
 @dataclass

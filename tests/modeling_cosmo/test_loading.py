@@ -153,6 +153,10 @@ def check_offloaded(saved, inputs, folder, **where):
     loaded = CosmoForConditionalGeneration.from_pretrained(folder_of_model, offload_folder=folder, **where)
     assert any(parameter.is_meta for parameter in loaded.parameters())
     torch.testing.assert_close(logits(loaded, inputs), logits(model, inputs), rtol=0, atol=1e-6)
+    with torch.no_grad():
+        found, wanted = (of(**inputs, labels=inputs["input_ids"]) for of in (loaded, model))
+    for loss in ("lm_loss", "contrastive_loss", "loss"):
+        torch.testing.assert_close(found[loss], wanted[loss], rtol=1e-6, atol=1e-6)
     expected = model.generate(**inputs, max_new_tokens=4)
     assert torch.equal(loaded.generate(**inputs, max_new_tokens=4), expected)
     return loaded

@@ -199,6 +199,16 @@ def test_contrastive_part_can_be_left_out(model, processor, pictures):
     torch.testing.assert_close(both.loss, both.lm_loss + both.contrastive_loss)
 
 
+def test_temperature_comes_with_the_embeddings(model, processor, pictures):
+    inputs = processor(text="<visual>a red star", images=pictures[:1])
+    with torch.no_grad():
+        found = model.model(**inputs)
+        without = model.model(**inputs, compute_embeds=False)
+    assert list(found)[-1] == "logit_scale"
+    assert found.logit_scale.tolist() == pytest.approx([1 / 0.07])  # CLIP's start
+    assert without.logit_scale is None
+
+
 def test_a_surplus_placeholder_blinds_nobody(model, processor, pictures):
     """More placeholders than media: the surplus one goes on looking at the last medium, other rows are as before."""
     inputs = processor(text=["<visual>a red star", "<visual>a"], images=[pictures[:1], pictures[1:2]])
