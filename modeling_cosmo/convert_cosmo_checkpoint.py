@@ -17,7 +17,8 @@ from typing import Any, Literal
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig
+from transformers import CONFIG_MAPPING, AutoConfig
+from transformers.activations import ACT2FN
 
 from .checkpoint_files_cosmo import read_object, read_state
 from .checkpoint_names_cosmo import State, plain_names, released_name, rename, without_use
@@ -40,8 +41,6 @@ from .released_towers_cosmo import (
 from .saved_folder_cosmo import remove_stale_files
 
 
-OWN_SIZES = ("unimodal_depth", "interval_layer", "cross_attn_every_n_layers")
-TEXT_SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
 UNFINISHED = ".unfinished-"
 """Begins the name of a folder in which a conversion is being written."""
 
@@ -111,9 +110,9 @@ def convert_checkpoint(
         find_format(state, chosen.format, f"the preset {preset}")
     with _told_by_name("the architecture" if text is None else f"the language model {text}"):
         text_config = _text_config(known) if text is None else read_text_config(text)
+        layout = read_layout(text_config)
     with _told_by_name("the architecture" if vision is None else f"the vision tower {vision}"):
         vision_config = read_vision_config(known["vision"]) if vision is None else read_tower_config(vision)
-    layout = read_layout(text_config)
     state = plain_names(state, f"{layout.base}.{layout.layers}")
     renamed, unused = rename(state, layout.base)
 
@@ -156,7 +155,7 @@ def load_model(config: CosmoConfig, state: State, origin: Callable[[str], str]) 
     Raises:
         ValueError: if a tensor is missing, is left over, or has another shape than the architecture gives it.
     """
-    with torch.device("meta"):
+    with _told_by_name("the architecture"), torch.device("meta"):
         model = CosmoForConditionalGeneration(config)
     expected = model.state_dict()
     if config.tie_word_embeddings:
@@ -197,11 +196,15 @@ def _read_architecture(architecture: str | Path | dict[str, Any] | None) -> dict
 
 @contextmanager
 def _told_by_name(source: str) -> Iterator[None]:
-    """A config that cannot be had, or holds a value of the wrong type, as an error that names where it comes from."""
+    """A config that cannot be had, or holds values that no model is built of, as an error that says whose it is."""
     try:
         yield
+    except ValueError:
+        raise
     except (OSError, StrictDataclassError) as error:
         raise ValueError(f"{source} cannot be used: {error}") from error
+    except Exception as error:  # layers of a wrong size or kind: KeyError, TypeError, RuntimeError, ...
+        raise ValueError(f"{source} cannot be used: {type(error).__name__}: {error}") from error
 
 
 @contextmanager
@@ -258,20 +261,49 @@ def _check_sources(
         ]
     if lacking:
         raise ValueError(f"the architecture lacks {', '.join(lacking)}")
-    _check_sizes(known)
+    _check_values(known)
 
 
-def _check_sizes(known: dict[str, Any]) -> None:
-    """Refuse sizes about which the libraries that build a model of them would stop with a bare TypeError."""
-    parts = (("", known, OWN_SIZES), (" of language_model", known.get("language_model", {}), TEXT_SIZES),
-             (" of vision", known.get("vision", {}), OPEN_CLIP_SIZES))  # fmt: skip
-    for part, values, names in parts:
+def _check_values(known: dict[str, Any]) -> None:
+    """Refuse values about which the libraries that build a model of them would stop without naming a key.
+
+    Raises:
+        ValueError: naming the key, what was found and what was expected.
+    """
+    rules: tuple[tuple[str, tuple[str, ...], Callable[[Any], bool], str], ...] = (
+        ("", ("kind",), lambda value: isinstance(value, str) and value in CONFIG_MAPPING,
+         "a kind of language model of transformers, such as 'opt'"),
+        ("", ("unimodal_depth", "media_token_id", "eoc_token_id"), lambda value: type(value) is int and value >= 0,
+         "a whole number from 0"),
+        ("", ("interval_layer", "cross_attn_every_n_layers"), _is_size, "a whole number from 1"),
+        ("", ("pad_token_id", "bos_token_id"), lambda value: value is None or type(value) is int, "an id or null"),
+        ("", ("only_attend_immediate_media",), lambda value: isinstance(value, bool), "true or false"),
+        ("", ("contrastive_temperature_init",), _is_number, "a number"),
+        ("language_model", ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"), _is_size,
+         "a whole number from 1"),
+        ("language_model", ("activation_function", "hidden_act"), _is_activation, "an activation of transformers"),
+        ("vision", OPEN_CLIP_SIZES, _is_size, "a whole number from 1"),
+        ("vision", ("mlp_ratio",), lambda value: _is_number(value) and value > 0, "a number above 0"),
+        ("vision", ("act",), _is_activation, "an activation of transformers, such as 'gelu' or 'quick_gelu'"),
+    )  # fmt: skip
+    for part, names, is_right, expected in rules:
+        values = known.get(part, {}) if part else known
         for name in names:
-            least = 0 if name == "unimodal_depth" else 1
-            if name in values and (type(values[name]) is not int or values[name] < least):
-                raise ValueError(
-                    f"{name}{part} in the architecture is {values[name]!r:.80}; it must be a whole number from {least}"
-                )
+            if name in values and not is_right(values[name]):
+                key = f"{name} of {part}" if part else name
+                raise ValueError(f"{key} in the architecture is {values[name]!r:.80}; it must be {expected}")
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _is_activation(value: Any) -> bool:
+    return isinstance(value, str) and value in ACT2FN
 
 
 def _text_config(known: dict[str, Any]) -> Any:

@@ -109,7 +109,7 @@ def build_config(
         patch_tokens=patch_tokens,
         contrastive=contrastive,
         shared_dim=512 if head is None else _matrix_shape(state, "img_to_latents.to_latents.weight")[0],
-        logit_scale_init=known.get("contrastive_temperature_init", 0.2),
+        logit_scale_init=float(known.get("contrastive_temperature_init", 0.2)),
         text_embedding_depth=layers[0] - 1 if contrastive else None,
         text_pool_attends_padding=True,
         vision_mean_includes_padding=True,
@@ -153,9 +153,15 @@ def read_off(state: State) -> Found:
     layers = _numbered(useful, r"lang_\w+\.(?:.+\.)?(\d+)\.decoder_layer\..+")
     last = blocks[max(blocks)]
     inner_width, text_width = _matrix_shape(state, last)
+    full_width = RELEASED_HEADS * RELEASED_HEAD_DIM
+    if full_width % inner_width:
+        raise ValueError(
+            f"tensor {last} has shape {(inner_width, text_width)}; its heads must have {full_width} channels, or an "
+            "even share of them"
+        )
     values = {
         "cross_attention_layers": (sorted(blocks), last),
-        "compress_ratio": (RELEASED_HEADS * RELEASED_HEAD_DIM // inner_width, last),
+        "compress_ratio": (full_width // inner_width, last),
         "qk_norm": (last.replace("to_q", "q_norm") in state, last),
         "resampler_depth": (len(depths), depths[max(depths)]),
         "the language model's width": (text_width, last),

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import resource
 from pathlib import Path
 
@@ -207,17 +208,56 @@ def test_an_architecture_that_says_too_little(convert, state, architecture, tmp_
     text = architecture["language_model"] | {"ffn_dim": "28"}
     with pytest.raises(ValueError, match=r"the architecture cannot be used: .*'ffn_dim'"):
         convert(state, architecture | {"language_model": text})
-    for token_id in (41, -1, None):
-        message = f"visual_token_id is {token_id}, but the checkpoint has embeddings of 41 tokens"
-        with pytest.raises(ValueError, match=message):
-            convert(state, architecture | {"media_token_id": token_id})
-    with pytest.raises(ValueError, match=r"the architecture cannot be used: .*'visual_token_id'"):
-        convert(state, architecture | {"media_token_id": "36"})
+    with pytest.raises(ValueError, match="visual_token_id is 41, but the checkpoint has embeddings of 41 tokens"):
+        convert(state, architecture | {"media_token_id": 41})
     del architecture["media_token_id"], architecture["vision"]["width"]
     with pytest.raises(ValueError, match="the architecture lacks media_token_id, width of vision"):
         convert(state, architecture)
     with pytest.raises(ValueError, match="the architecture lacks media_token_id, vision"):
         convert(state, {name: value for name, value in architecture.items() if name != "vision"})
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "values", "expected"),
+    [
+        ("", "kind", [["opt"], "no such kind", None], "a kind of language model of transformers, such as 'opt'"),
+        ("", "media_token_id", ["37", -1, None, 37.0], "a whole number from 0"),
+        ("", "pad_token_id", ["40", True], "an id or null"),
+        ("", "only_attend_immediate_media", [1, "true"], "true or false"),
+        ("", "contrastive_temperature_init", ["0.2", None, [0.2]], "a number"),
+        ("vision", "mlp_ratio", [None, [2], "2", -1], "a number above 0"),
+        ("vision", "act", ["swiglu", ["gelu"], None], "an activation of transformers"),
+        ("language_model", "activation_function", ["swiglu", 3], "an activation of transformers"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_named(convert, state, architecture, part, name, values, expected):
+    for value in values:
+        changed = {part: architecture[part] | {name: value}} if part else {name: value}
+        key = re.escape(f"{name} of {part}" if part else name)
+        message = rf"^{key} in the architecture is {re.escape(repr(value))}; it must be {expected}"
+        with pytest.raises(ValueError, match=message):
+            convert(state, architecture | changed)
+
+
+def test_what_no_model_can_be_built_of_is_told(convert, state, architecture):
+    text = architecture["language_model"] | {"ffn_dim": -1}
+    with pytest.raises(ValueError, match=r"the architecture cannot be used: RuntimeError: .*negative dimension"):
+        convert(state, architecture | {"language_model": text})
+
+
+def test_a_temperature_may_be_a_whole_number(convert, state, architecture, tmp_path):
+    convert(state, architecture | {"contrastive_temperature_init": 1})
+    assert CosmoForConditionalGeneration.from_pretrained(tmp_path / "model").config.logit_scale_init == 1.0
+
+
+@pytest.mark.parametrize("inner_width", [300, 1024])
+def test_heads_of_another_width_name_a_tensor(convert, state, architecture, inner_width):
+    """Wider than the released 8 x 64, they gave a compress_ratio of 0."""
+    del architecture["cross_attention_compress_ratio"]
+    queries = {name for name in state if "gated" in name and name.endswith("to_q.weight")}
+    wide = {name: torch.zeros(inner_width, 12) if name in queries else tensor for name, tensor in state.items()}
+    with pytest.raises(ValueError, match=rf"tensor \S+to_q.weight has shape \({inner_width}, 12\); .* 512 channels"):
+        convert(wide, architecture)
 
 
 def test_a_head_that_should_be_the_embeddings_is_refused(convert, state, architecture):

@@ -338,6 +338,7 @@ def convert_with_the_widths_of(folder, state):
     [
         ({"hidden_size": 24, "word_embed_proj_dim": 24}, r"width is 12, but the language model's config says 24"),
         ({"num_hidden_layers": 3}, r"tensor \S+ stands at a layer that the language model has not: it has 3"),
+        ({"activation_function": "x"}, r"the language model \S+text cannot be used: KeyError: 'x'"),
     ],
 )
 def test_a_checkpoint_of_another_architecture_names_a_tensor(change, message, tmp_path):
