@@ -106,13 +106,25 @@ def follow_media(
         return cache.places, (cache.num_seen[:, None] - 1).expand_as(is_placeholder)
     new_places = media_places(is_real)
     places = new_places if cache is None else cache.add_media(new_places)
-    num_media = (places != PADDING_SLOT).sum(dim=-1).repeat_interleave(len(is_placeholder) // len(places))  # (R,)
+    step = rows_per_sample(len(is_placeholder), len(places))
+    num_media = (places != PADDING_SLOT).sum(dim=-1).repeat_interleave(step)  # (R,)
     num_seen = torch.zeros_like(num_media) if cache is None or cache.num_seen is None else cache.num_seen
     media_index = last_media_index(is_placeholder, num_seen, num_media)
     if cache is not None:
         cache.length_with_media = cache.get_seq_length() + _last_step(media_index, num_seen)
         cache.num_seen = media_index[:, -1] + 1
     return places, media_index
+
+
+def rows_per_sample(num_rows: int, num_samples: int) -> int:
+    """Text rows that share the media of one sample.
+
+    Raises:
+        ValueError: if the rows are not a multiple of the samples.
+    """
+    if num_rows % num_samples:
+        raise ValueError(f"{num_rows} texts cannot share the media of {num_samples} samples")
+    return num_rows // num_samples
 
 
 def _last_step(media_index: torch.Tensor, num_seen: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from .backbone_cosmo import run_language_model
 from .cross_attention_cosmo import LayerTap
-from .vision_cosmo import encode_patches
+from .vision_cosmo import check_axes, encode_patches
 
 
 _Base: Any = nn.Module  # the towers and heads that the methods use are those of `CosmoModel`
@@ -69,6 +69,7 @@ class CosmoFeatures(_Base):
         if vision_features is None:
             if pixel_values is None:
                 raise ValueError("give pixel_values or vision_features")
+            check_axes(pixel_values)
             outputs = encode_patches(self.vision_tower, pixel_values.flatten(0, 2), self.config.patch_tokens, **kwargs)
             vision_features = outputs.last_hidden_state.unflatten(0, pixel_values.shape[:3])
         latents = self.resample(vision_features, media_mask)  # (B, M, 1 + V, D_v)
@@ -91,7 +92,11 @@ class CosmoFeatures(_Base):
 
         Returns:
             Shape `(B, M, F, P, D_v)`.
+
+        Raises:
+            ValueError: if the pixels have other axes.
         """
+        check_axes(pixel_values)
         outputs = encode_patches(self.vision_tower, pixel_values.flatten(0, 2), self.config.patch_tokens)
         return outputs.last_hidden_state.unflatten(0, pixel_values.shape[:3])
 

@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList, SuppressTokensLogitsProcessor
 
-from .cache_cosmo import CosmoCache
+from .cache_cosmo import CosmoCache, rows_per_sample
 from .configuration_cosmo import CosmoConfig
+from .vision_cosmo import check_axes
 
 
 MEDIA_ARGUMENTS = ("pixel_values", "media_mask", "vision_features")
@@ -73,10 +74,12 @@ class CosmoGenerationMixin(_Base):
         return processors
 
     def _prepare_model_inputs(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Refuse ids that have no embedding: the first thing in `generate`, so that no layer meets them."""
+        """Refuse ids that have no embedding, and media that no text would see: the first thing in `generate`."""
         inputs, name, model_kwargs = super()._prepare_model_inputs(*args, **kwargs)
         if name == "input_ids":
             _check_ids(inputs, self.config.text_config.vocab_size)
+            if model_kwargs.get("past_key_values") is None:  # else: see `_without_cached_media`
+                _check_media(inputs == self.config.visual_token_id, model_kwargs)
         return inputs, name, model_kwargs
 
     def _prepare_cache_for_generation(
@@ -134,6 +137,38 @@ def _check_ids(input_ids: torch.Tensor, vocab_size: int) -> None:
         )
 
 
+def _check_media(is_placeholder: torch.Tensor, media: dict[str, Any]) -> None:
+    """Refuse media of another number than the placeholders of their text.
+
+    Args:
+        is_placeholder: boolean, shape `(R, L)`.
+        media: the media arguments of `CosmoModel.forward`, among others.
+
+    Raises:
+        ValueError: naming the first such sample and both numbers.
+    """
+    if media.get("pixel_values") is not None:
+        check_axes(media["pixel_values"])
+    is_real = _real_frames(media)
+    if is_real is None:
+        return
+    rows_per_sample(len(is_placeholder), len(is_real))
+    num_given = is_real.any(dim=-1).sum(dim=-1).tolist()
+    num_expected = is_placeholder.sum(dim=-1).tolist()
+    for row, expected in enumerate(num_expected):
+        given = num_given[row * len(num_given) // len(num_expected)]
+        if given != expected:
+            raise ValueError(f"sample {row} has {expected} <visual> placeholders but {given} media")
+
+
+def _real_frames(media: dict[str, Any]) -> torch.Tensor | None:
+    """Which frames are real, boolean `(B, M, F)`; `None` where no media are given."""
+    frames = media.get("vision_features") if media.get("pixel_values") is None else media["pixel_values"]
+    if frames is None or media.get("media_mask") is not None:
+        return None if frames is None else media["media_mask"]
+    return torch.ones(frames.shape[:3], dtype=torch.bool, device=frames.device)
+
+
 def _without_cached_media(is_placeholder: torch.Tensor, is_new: torch.Tensor, media: dict[str, Any]) -> dict[str, Any]:
     """Media of a later turn: those of the new text alone, or of the whole text, whose beginning the cache holds.
 
@@ -149,11 +184,11 @@ def _without_cached_media(is_placeholder: torch.Tensor, is_new: torch.Tensor, me
         ValueError: if a sample brings neither as many media as its new text has placeholders nor as its whole text.
     """
     given = {name: media[name] for name in MEDIA_ARGUMENTS if media.get(name) is not None}
-    frames = given.get("pixel_values", given.get("vision_features"))
-    if frames is None:
+    is_real = _real_frames(given)
+    if is_real is None:
         return {}
-    mask = given.get("media_mask", torch.ones(frames.shape[:3], dtype=torch.bool, device=frames.device)).clone()
-    step = len(is_placeholder) // len(frames)  # rows of one sample are neighbours
+    mask = is_real.clone()
+    step = rows_per_sample(len(is_placeholder), len(mask))  # rows of one sample are neighbours
     num_given = mask.any(dim=-1).sum(dim=-1).tolist()
     num_new = is_new[::step].sum(dim=-1).tolist()
     num_all = is_placeholder[::step].sum(dim=-1).tolist()

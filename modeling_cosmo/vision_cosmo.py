@@ -28,6 +28,19 @@ def encode_patches(tower: Any, pixel_values: torch.Tensor, patch_tokens: str, **
     return outputs
 
 
+def check_axes(pixel_values: torch.Tensor) -> None:
+    """Refuse pixels without an axis for media and one for frames, as other models take them.
+
+    Raises:
+        ValueError: naming their shape.
+    """
+    if pixel_values.ndim != 6:
+        raise ValueError(
+            f"pixel_values has shape {tuple(pixel_values.shape)}; it must be (B, M, F, 3, height, width): samples, "
+            "their media, and frames of each"
+        )
+
+
 def check_patch_tokens(tower: Any, patch_tokens: str) -> None:
     """Refuse patch tokens that a tower cannot give.
 

@@ -228,6 +228,43 @@ def test_ids_beyond_the_vocabulary(model, processor):
         model.generate(inputs["input_ids"].masked_fill(inputs["input_ids"] == vocab_size, -100), max_new_tokens=2)
 
 
+def test_media_that_no_text_of_generate_would_see(model, processor, pictures):
+    """Prepared apart from each other: `generate` wrote about nothing, without a word."""
+    plain = processor(text=["<visual>a red", "a blue"], images=[pictures[:1], []])
+    media = {name: plain.pop(name) for name in ("pixel_values", "media_mask")}
+    no_placeholder = plain["input_ids"].masked_fill(plain["input_ids"] == model.config.visual_token_id, 5)
+    for inputs, message in (
+        (dict(plain) | {"input_ids": no_placeholder} | media, "sample 0 has 0 <visual> placeholders but 1 media"),
+        (dict(plain) | {"pixel_values": media["pixel_values"]}, "sample 1 has 0 <visual> placeholders but 1 media"),
+        (media, "sample 0 has 0 <visual> placeholders but 1 media"),
+        (
+            {"input_ids": plain["input_ids"][:1], "vision_features": model.encode_frames(media["pixel_values"])},
+            "1 texts cannot share the media of 2 samples",
+        ),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            model.generate(**inputs, max_new_tokens=2)
+    several = model.generate(**plain, **media, max_new_tokens=2, num_return_sequences=2, num_beams=2)
+    assert len(several) == 4
+
+
+def test_pixels_with_the_axes_of_other_models(model, processor, pictures):
+    inputs = processor(text="<visual>a red", images=pictures[:1])
+    pixels = inputs.pop("pixel_values")[0, 0]
+    message = r"pixel_values has shape \(1, 3, 8, 8\); it must be \(B, M, F, 3, height, width\)"
+    for call in (model, model.generate):
+        with pytest.raises(ValueError, match=message):
+            call(input_ids=inputs["input_ids"], pixel_values=pixels)
+    with pytest.raises(ValueError, match=message):
+        model.get_image_features(pixels)
+
+
+def test_rows_that_cannot_share_their_media(model, processor, pictures):
+    inputs = processor(text=["<visual>a"] * 3, images=[pictures[:1]] * 3)
+    with pytest.raises(ValueError, match="3 texts cannot share the media of 2 samples"):
+        model(**inputs | {name: inputs[name][:2] for name in ("pixel_values", "media_mask")})
+
+
 def test_a_tokenizer_with_more_tokens_than_the_vocabulary(model, processor, tmp_path):
     num_tokens = len(processor.tokenizer)
     processor.tokenizer.add_tokens(["surplus"])
