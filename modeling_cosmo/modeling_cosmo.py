@@ -4,6 +4,7 @@ The paper is arXiv:2401.00849. Shape letters: B samples, R text rows (B, or B x 
 F frames, P patches, V visual tokens, D_v and D_t widths of vision tower and language model, E shared embedding.
 """
 
+from dataclasses import fields
 from typing import Any, Self, Unpack, cast
 
 import torch
@@ -244,7 +245,7 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
         vision: Any,
         text: Any,
         processor: Any = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
         **cosmo_options: Any,
     ) -> Self:
         """Join two pretrained towers; the new parts start untrained and with closed gates.
@@ -254,12 +255,18 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
             text: path, id or instance of a causal language model. Instances are taken over, not copied.
             processor: a `CosmoProcessor` of these towers: its special tokens get embeddings and their ids go into
                 the config. Without it `visual_token_id` must be among the options.
-            dtype: of all weights.
-            cosmo_options: fields of `CosmoConfig`.
+            dtype: of all weights, or its name.
+            cosmo_options: fields of `CosmoConfig`, and `attn_implementation`.
 
         Raises:
-            ValueError: if a tower is of a kind that cannot serve, or an option contradicts the towers.
+            ValueError: if a tower is of a kind that cannot serve, or an option is unknown or contradicts the towers.
         """
+        known = {field.name for field in fields(CosmoConfig)} | {"attn_implementation"}
+        if unknown := sorted(cosmo_options.keys() - known):
+            raise ValueError(f"CosmoConfig has no field {', '.join(unknown)}")
+        dtype = getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"dtype is {dtype!r:.80}; it must be one of torch's, or its name, such as 'bfloat16'")
         towers, token_ids = load_towers(vision, text, processor, dtype)
         configs = {"vision_config": towers.vision.config, "text_config": towers.language_model.config}
         attention = {name: config._attn_implementation for name, config in configs.items()}

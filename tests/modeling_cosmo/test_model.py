@@ -300,6 +300,17 @@ def test_towers_come_by_path_too(processor, tmp_path):
     assert all(torch.equal(own[name], value) for name, value in tiny_vision().state_dict().items())
 
 
+def test_options_of_from_towers(processor):
+    """A misspelt one was kept as an attribute of the config that nothing reads."""
+    for options, message in (
+        ({"resampler_dept": 1, "torch_dtype": torch.float16}, "CosmoConfig has no field resampler_dept, torch_dtype"),
+        ({"dtype": "auto"}, "dtype is 'auto'; it must be one of torch's, or its name"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build("opt", processor, **options)
+    assert build("opt", processor, dtype="bfloat16").dtype == torch.bfloat16
+
+
 def test_a_copy_is_independent(model):
     twin = copy.deepcopy(model)
     with torch.no_grad():
