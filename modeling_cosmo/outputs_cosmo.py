@@ -25,7 +25,7 @@ class CosmoModelOutput(ModelOutput):
     text_embeds: torch.Tensor | None = None
     """Unit length, shape `(B, E)`."""
     vision_embeds: torch.Tensor | None = None
-    """Unit length, shape `(B, E)`."""
+    """Unit length, shape `(B, E)`; zeros for a sample without media (see `vision_mean_includes_padding`)."""
     visual_tokens: torch.Tensor | None = None
     """What the gated blocks attend to, shape `(B, M, V, D_v)`."""
     logit_scale: torch.Tensor | None = None
@@ -51,6 +51,6 @@ class CosmoCausalLMOutput(ModelOutput):
     text_embeds: torch.Tensor | None = None
     """Unit length, shape `(B, E)`."""
     vision_embeds: torch.Tensor | None = None
-    """Unit length, shape `(B, E)`."""
+    """Unit length, shape `(B, E)`; zeros for a sample without media (see `vision_mean_includes_padding`)."""
     visual_tokens: torch.Tensor | None = None
     """Shape `(B, M, V, D_v)`, on request."""

@@ -124,6 +124,13 @@ def test_several_media_of_a_sample_count_as_their_mean(model, processor, picture
     assert found.last_hidden_state.shape == (3, 3, 5, 10), "the visual tokens, without the class latent"
 
 
+def test_a_sample_without_media_has_zeros(model, processor, pictures):
+    inputs = processor(text=["<visual>a red star", "a blue ring"], images=[pictures[:1], []])
+    with torch.no_grad():
+        found = model(**inputs).vision_embeds
+    torch.testing.assert_close(found.norm(dim=-1), torch.tensor([1.0, 0.0]), **CLOSE)
+
+
 def test_video_features(model, processor, pictures):
     """A picture is a video of one frame; frames that are padding do not count; several videos are a mean, too."""
     frames = [picture.resize((8, 8)) for picture in pictures]
