@@ -33,7 +33,9 @@ class CosmoConfig(PreTrainedConfig):
         "image_token_id": "visual_token_id",
         "video_token_id": "visual_token_id",
     }
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "visual_tokens", "cross_attentions"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [  # so that logits come first in predictions, as is the custom
+        "lm_loss", "contrastive_loss", "past_key_values", "visual_tokens", "cross_attentions"
+    ]  # fmt: skip
 
     vision_config: Any = None
     """Config of the vision tower."""

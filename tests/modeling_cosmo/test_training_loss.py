@@ -93,3 +93,28 @@ def test_evaluation_reports_the_mean_over_labels(tmp_path):
     with torch.no_grad():
         expected = model.eval()(**collate(samples())).loss.item()
     assert trainer.evaluate(samples())["eval_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_metrics_find_the_logits_first_in_predictions(tmp_path):
+    """As examples of transformers take them; a batch of words alone, which has no contrastive loss, is among them."""
+    processor, compared = tiny_processor(), []
+    model, collate = tiny_model(processor), CosmoDataCollator(processor)
+    batch = [*samples()[:2], {"text": "a blue ring grows"}]
+
+    def compute_metrics(prediction):
+        compared.append((prediction.predictions, prediction.label_ids))
+        return {}
+
+    trainer = Trainer(
+        model,
+        arguments(tmp_path, per_device_eval_batch_size=2),
+        data_collator=collate,
+        compute_metrics=compute_metrics,
+        preprocess_logits_for_metrics=lambda outputs, labels: outputs[0].argmax(dim=-1),
+    )
+    trainer.evaluate(batch)
+    ((predictions, labels),) = compared
+    assert predictions.shape == labels.shape
+    with torch.no_grad():
+        expected = model.eval()(**collate(batch[:2])).logits.argmax(dim=-1)
+    assert predictions[:2].tolist() == expected.tolist()
