@@ -218,7 +218,9 @@ def config_from_dict(values: Mapping[str, Any]) -> TrainingConfig:
     if not values.get("corpus"):
         raise ValueError("corpus is missing: the folder that `cosmo build` wrote, or toy")
     ours = {key: _checked(key, value, hints[key]) for key, value in values.items() if key in hints}
-    options = {key: value for key, value in values.items() if key in cosmo_keys}
+    options = check_numbers(
+        {key: value for key, value in values.items() if key in cosmo_keys}, CosmoConfig.__annotations__
+    )
     return TrainingConfig(**ours, cosmo_options=options)
 
 
@@ -227,6 +229,18 @@ def model_option_names() -> frozenset[str]:
     own = CosmoConfig.__annotations__
     names = (field.name for field in dataclasses.fields(CosmoConfig))
     return frozenset(name for name in names if name in own and not name.endswith(("_config", "_id")))
+
+
+def check_numbers(values: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, those of fields that hold numbers or true or false as `_checked` reads them.
+
+    Raises:
+        ValueError: naming key, value and expected type.
+    """
+    simple = {int, float, bool, types.NoneType}
+    checked = {key: _checked(key, values[key], hint) for key, hint in hints.items()
+               if key in values and {*(get_args(hint) or [hint])} <= simple}  # fmt: skip
+    return {**values, **checked}
 
 
 def _checked(key: str, value: Any, hint: Any) -> Any:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 import yaml
@@ -22,7 +22,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from dataset_builder.corpus import splits_among
 from modeling_cosmo import CosmoDataCollator
 from training.clips import ClipTable, corpus_digest, load_clips
-from training.config import config_from_dict, model_option_names
+from training.config import check_numbers, config_from_dict, model_option_names
 from training.run_folder import environment, replace_folder, replace_text
 from training.setup import build_model
 
@@ -46,6 +46,13 @@ NEW_PARTS = ("resampler", "cross_attention", "text_pool", "text_projection", "vi
 """What CosMo adds to the towers, by the names that PEFT's `modules_to_save` takes."""
 SHAPING = ("model", "vision", "text", "adapter", "rank", "adapter_only", "num_frames")
 """Settings that a checkpoint can only go on with, beside the options of the model."""
+NOT_TAKEN = {
+    "output_dir": "--output names the folder",
+    "remove_unused_columns": "the samples' columns are words and media, of which the collator makes inputs",
+    "resume_from_checkpoint": "the same command goes on from the last whole checkpoint in --output",
+    "label_smoothing_factor": "Trainer would compare each label with the logits at its own place",
+}
+"""Fields of `TrainingArguments` that cannot be followed here, and why."""
 ENVIRONMENT = "environment.json"
 DEFAULTS: Mapping[str, Any] = {
     "max_steps": 200,
@@ -102,6 +109,9 @@ class FinetuneSettings:
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ValueError(f"rank={self.rank}: expected 1 or more")
+        for key, reason in NOT_TAKEN.items():
+            if self.options.get(key):
+                raise ValueError(f"{key}={self.options[key]} is not possible here: {reason}")
         if self.adapter_only and self.adapter is Adapter.none:
             raise ValueError("adapter_only without an adapter leaves nothing to train: choose where LoRA goes")
         if self.adapter_only and not self.model:
@@ -116,7 +126,8 @@ def read_options(words: Sequence[str]) -> dict[str, Any]:
     """`key=value` words as values.
 
     Raises:
-        ValueError: for a word without `=`, or a key that neither `TrainingArguments` nor `CosmoConfig` has.
+        ValueError: for a word without `=`, a key that neither `TrainingArguments` nor `CosmoConfig` has, or a value
+            that is no number where one is expected.
     """
     known = {field.name for field in dataclasses.fields(TrainingArguments) if field.init} | model_option_names()
     values: dict[str, Any] = {}
@@ -127,7 +138,8 @@ def read_options(words: Sequence[str]) -> dict[str, Any]:
         if key not in known:
             raise ValueError(f"unknown key {key}: it is a field neither of TrainingArguments nor of CosmoConfig")
         values[key] = yaml.safe_load(value)
-    return values
+    arguments = {key: value for key, value in values.items() if key not in model_option_names()}
+    return values | check_numbers(arguments, get_type_hints(TrainingArguments))
 
 
 def finetune(settings: FinetuneSettings) -> Path:

@@ -27,9 +27,10 @@ def test_sources_are_the_ones_the_config_names():
 def test_overrides_win_over_the_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({**TOWERS, "learning_rate": 1, "max_steps": 50, "unimodal_depth": 3}))
-    config = load_config(str(path), ["learning_rate=5e-4", "bf16=false", "unimodal_depth=2", "qk_norm=true"])
+    words = ["learning_rate=5e-4", "bf16=false", "unimodal_depth=2", "qk_norm=true", "contrastive_weight=5e-2"]
+    config = load_config(str(path), words)
     assert (config.learning_rate, config.bf16, config.max_steps) == (5e-4, False, 50)
-    assert config.cosmo_options == {"unimodal_depth": 2, "qk_norm": True}
+    assert config.cosmo_options == {"unimodal_depth": 2, "qk_norm": True, "contrastive_weight": 0.05}
 
 
 @pytest.mark.parametrize(

@@ -138,9 +138,10 @@ def test_checkpoints_cut_off_by_a_kill_are_passed_over(tmp_path):
 
 
 def test_options_are_read_as_values():
-    words = ["max_steps=5", "learning_rate=0.001", "bf16=true", "unimodal_depth=2", "run_name=a"]
+    words = ["max_steps=5", "learning_rate=1e-3", "bf16=true", "unimodal_depth=2", "run_name=a", "report_to=[a, b]"]
     assert read_options(words) == {
-        "max_steps": 5, "learning_rate": 0.001, "bf16": True, "unimodal_depth": 2, "run_name": "a"
+        "max_steps": 5, "learning_rate": 0.001, "bf16": True, "unimodal_depth": 2, "run_name": "a",
+        "report_to": ["a", "b"],
     }  # fmt: skip
 
 
@@ -149,6 +150,11 @@ def test_options_are_read_as_values():
     [
         (["--model", "MODEL", "max_step=3"], "unknown key max_step"),
         (["--model", "MODEL", "max_steps"], "expected key=value, found 'max_steps'"),
+        (["--model", "MODEL", "max_steps=many"], "max_steps='many': expected int"),
+        (["--model", "MODEL", "learning_rate=fast"], "learning_rate='fast': expected float"),
+        (["--model", "MODEL", "bf16=perhaps"], "bf16='perhaps': expected bool"),
+        (["--model", "MODEL", "output_dir=there"], "output_dir=there is not possible here: --output names the folder"),
+        (["--model", "MODEL", "label_smoothing_factor=0.1"], "label_smoothing_factor=0.1 is not possible here"),
         (["--model", "MODEL", "--corpus", "nowhere"], "corpus=nowhere: no corpus there"),
         (["--model", "MODEL", "--rank", "0"], "rank=0"),
         (["--model", "MODEL", "--adapter", "none", "--adapter-only"], "leaves nothing to train"),
