@@ -15,7 +15,7 @@ import torch
 import yaml
 from peft import LoraConfig, get_peft_model
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -160,6 +160,7 @@ def finetune(settings: FinetuneSettings) -> Path:
     check_same_model(settings)
     settings.output.mkdir(parents=True, exist_ok=True)
     arguments = training_arguments(settings)
+    set_seed(arguments.seed)
     model, processor = load(settings)
     train, validation = (load_split(settings, processor, split) for split in ("train", "validation"))
     if settings.adapter is not Adapter.none:

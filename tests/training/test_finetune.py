@@ -94,7 +94,7 @@ def test_a_saved_model_goes_on(corpus, from_towers, tmp_path, adapter):
 
 
 def test_the_same_command_goes_on(from_towers, tmp_path, capsys):
-    """Two steps, then three: as three at once, but for what a checkpoint rounds. A torn third one is done again."""
+    """Two steps, then three: as three at once, from new parts drawn by the seed. A torn third one is done again."""
     first = {**vars(from_towers), "output": tmp_path / "run"}
     options = {**from_towers.options, "lr_scheduler_type": "constant", "warmup_steps": 0}
     finetune(FinetuneSettings(**first | {"options": options | {"max_steps": 2}}))
@@ -105,6 +105,9 @@ def test_the_same_command_goes_on(from_towers, tmp_path, capsys):
     assert (tmp_path / "run" / "checkpoint-2").stat().st_mtime_ns == trained
     state = json.loads((tmp_path / "run" / "checkpoint-3" / "trainer_state.json").read_text())
     assert [entry["step"] for entry in state["log_history"] if "loss" in entry] == [1, 2, 3]
+    at_once = states(finetune(FinetuneSettings(**first | {"output": tmp_path / "at-once", "options": options})))
+    gone_on = states(tmp_path / "run" / "model")
+    assert {name for name, value in at_once.items() if not torch.equal(value, gone_on[name])} == set()
 
 
 def test_settings_are_kept_as_json(from_towers):
