@@ -24,6 +24,7 @@ class CosmoDataCollator:
 
         Returns:
             What the processor gives, and `labels` (B, L): padding, placeholders and the first token do not count.
+            Words alone come with one empty slot for a medium each: every process then computes the same parts.
 
         Raises:
             ValueError: if placeholders and media of a sample differ in number, or a medium cannot be read.
@@ -31,4 +32,12 @@ class CosmoDataCollator:
         kinds = [kind for kind in ("images", "videos") if any(sample.get(kind) is not None for sample in samples)]
         media = {kind: [[] if sample.get(kind) is None else sample[kind] for sample in samples] for kind in kinds}
         batch = dict(self.processor(text=[sample["text"] for sample in samples], **media, padding_side="right"))
+        if "pixel_values" not in batch:
+            batch |= self._empty_slots(len(samples))
         return batch | {"labels": self.processor.build_labels(batch["input_ids"], batch["attention_mask"])}
+
+    def _empty_slots(self, num_samples: int) -> dict[str, torch.Tensor]:
+        """Pixels and mask of one medium for each sample that is not there."""
+        blank = self.processor(images=[[torch.zeros(3, 8, 8, dtype=torch.uint8)]])["pixel_values"]
+        pixels = blank.new_zeros(num_samples, *blank.shape[1:])  # (B, 1, 1, 3, height, width)
+        return {"pixel_values": pixels, "media_mask": torch.zeros(pixels.shape[:3], dtype=torch.bool)}

@@ -9,6 +9,8 @@ import torch
 from torch import distributed
 from torch.nn import functional as F
 
+from .tokens_cosmo import IGNORED_LABEL
+
 
 class _GatherRows(torch.autograd.Function):
     """Concatenate the rows of all processes; each gets back the gradient that all of them have for its rows."""
@@ -46,7 +48,10 @@ def gather_rows(rows: torch.Tensor) -> torch.Tensor:
 
 
 def contrastive_loss(
-    vision_embeds: torch.Tensor, text_embeds: torch.Tensor, logit_scale: torch.Tensor
+    vision_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    logit_scale: torch.Tensor,
+    is_pair: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean cross-entropy, in nats, of picking each row's partner among the batch, both ways.
 
@@ -54,9 +59,10 @@ def contrastive_loss(
         vision_embeds: one vector per sample, any norm, shape `(B, E)`.
         text_embeds: its partner, shape `(B, E)`; row i of one matches row i of the other.
         logit_scale: inverse temperature, already exponentiated, one number.
+        is_pair: which rows are a text with media, boolean `(B,)`; the others are left out. Default: all of them.
 
     Returns:
-        Scalar float32 tensor; `log(B)` for uninformative embeddings.
+        Scalar float32 tensor; `log(B)` for uninformative embeddings, 0 without a pair.
 
     Raises:
         ValueError: if the two shapes differ.
@@ -70,4 +76,9 @@ def contrastive_loss(
     text = F.normalize(text_embeds.float(), dim=-1)  # (B, E)
     logits = logit_scale.float() * text @ vision.T  # (B, B), row = text, column = vision
     partner = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, partner) + F.cross_entropy(logits.T, partner)) / 2
+    if is_pair is None:
+        is_pair = torch.ones_like(partner, dtype=torch.bool)
+    logits = logits.masked_fill(~(is_pair[:, None] & is_pair), torch.finfo(logits.dtype).min)
+    partner = partner.masked_fill(~is_pair, IGNORED_LABEL)
+    picks = torch.stack([F.cross_entropy(scores, partner, reduction="sum") for scores in (logits, logits.T)])
+    return picks.mean() / is_pair.sum().clamp(min=1)

@@ -378,7 +378,9 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
                 num_items_in_batch=num_labels.clamp(min=1).to(logits.device),
             )  # fmt: skip
             if outputs.text_embeds is not None and outputs.vision_embeds is not None:
-                contrastive = self._contrastive_loss(outputs.vision_embeds, outputs.text_embeds, outputs.logit_scale)
+                contrastive = self._contrastive_loss(
+                    outputs.vision_embeds, outputs.text_embeds, outputs.logit_scale, media_mask
+                )
                 loss = lm_loss + self.config.contrastive_weight * contrastive.to(lm_loss.device)
             if num_items_in_batch is not None:
                 loss = loss * (num_labels / num_items_in_batch).to(loss.device)
@@ -397,13 +399,20 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
         )
 
     def _contrastive_loss(
-        self, vision_embeds: torch.Tensor, text_embeds: torch.Tensor, logit_scale: torch.Tensor
+        self,
+        vision_embeds: torch.Tensor,
+        text_embeds: torch.Tensor,
+        logit_scale: torch.Tensor,
+        media_mask: torch.Tensor | None,
     ) -> torch.Tensor:
         """Over the samples of all processes, unless the config says otherwise, or tensor parallelism shares them."""
+        vision_embeds = vision_embeds.to(text_embeds.device)
+        is_pair = torch.ones_like(text_embeds[:, :1])  # (B, 1), above 0 where a sample has a medium
+        if media_mask is not None:
+            is_pair = media_mask.flatten(1).any(dim=-1, keepdim=True).to(is_pair)
         if self.config.contrastive_gather and (self._tp_size or 1) == 1:
-            vision_embeds, text_embeds = gather_rows(vision_embeds), gather_rows(text_embeds)
-        device = text_embeds.device
-        return contrastive_loss(vision_embeds.to(device), text_embeds, logit_scale.to(device))
+            vision_embeds, text_embeds, is_pair = map(gather_rows, (vision_embeds, text_embeds, is_pair))
+        return contrastive_loss(vision_embeds, text_embeds, logit_scale.to(text_embeds.device), is_pair[:, 0] > 0)
 
 
 CosmoModel.register_for_auto_class("AutoModel")

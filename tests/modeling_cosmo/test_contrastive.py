@@ -33,6 +33,19 @@ def test_uninformative_embeddings_cost_log_batch():
     assert contrastive_loss(same, same, torch.tensor(9.0)).item() == pytest.approx(math.log(8), abs=1e-6)
 
 
+def test_rows_that_are_no_pair_are_left_out():
+    generator = torch.Generator().manual_seed(3)
+    vision, text = torch.randn(2, 5, 13, generator=generator).requires_grad_().unbind()
+    is_pair = torch.tensor([True, False, True, True, False])
+    loss = contrastive_loss(vision, text, torch.tensor(4.0), is_pair)
+    # float32 inside: a few roundings of 1e-7
+    assert loss.item() == pytest.approx(loss_by_definition(vision[is_pair], text[is_pair], 4.0), abs=1e-6)
+    none = contrastive_loss(vision, text, torch.tensor(4.0), torch.zeros(5, dtype=torch.bool))
+    (gradient,) = torch.autograd.grad(none, vision)
+    assert none.item() == 0.0
+    assert not gradient.any()
+
+
 def test_unpaired_embeddings_are_named():
     with pytest.raises(ValueError, match=r"\(2, 13\) and \(3, 13\)"):
         contrastive_loss(torch.ones(2, 13), torch.ones(3, 13), torch.tensor(1.0))

@@ -36,6 +36,30 @@ def test_the_collator_gives_inputs_and_labels():
     assert batch["media_mask"].tolist() == [[[True]], [[True]], [[False]]]
 
 
+def test_words_alone_come_with_an_empty_slot_that_changes_nothing():
+    """Not a bit of the logits; every part that trains gets a gradient, if only of zeros."""
+    processor = tiny_processor()
+    model, batch = tiny_model(processor).eval(), CosmoDataCollator(processor)(samples(words_alone=4))
+    assert batch["media_mask"].tolist() == [[[False]]] * 4
+    words = {name: value for name, value in batch.items() if name not in ("pixel_values", "media_mask")}
+    with torch.no_grad():
+        assert torch.equal(model(**batch).logits, model(**words).logits)
+    out = model(**batch)
+    assert out.contrastive_loss.item() == 0.0
+    assert torch.equal(out.loss, out.lm_loss)
+    out.loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
+def test_samples_without_a_medium_have_no_part_in_the_contrastive_loss():
+    processor = tiny_processor()
+    model, collate = tiny_model(processor).eval(), CosmoDataCollator(processor)
+    with torch.no_grad():
+        mixed, pairs = (model(**collate(part)).contrastive_loss for part in (samples(2), samples()[:2]))
+    # float32, after padding to another length: some roundings of 1e-7
+    assert mixed.item() == pytest.approx(pairs.item(), rel=1e-5)
+
+
 def test_the_collator_names_a_sample_whose_media_are_no_list():
     """An array has no truth value, which is not what is wrong with it."""
     sample = {"text": "<visual><visual>a", "images": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}
@@ -51,7 +75,7 @@ def test_parts_of_a_batch_weigh_by_their_labels(tmp_path):
 def test_the_contrastive_loss_counts_once_under_accumulation(tmp_path):
     """Its gradient is a mean over the parts. Counted once a part it would be twice that; `Trainer` gives no hint."""
     parts = []
-    both, lm_alone = gradients_of_a_step(tmp_path, 2, 2, True, parts), gradients_of_a_step(tmp_path, 2, 2, False)
+    both, lm_alone = gradients_of_a_step(tmp_path, 2, 2, True, seen=parts), gradients_of_a_step(tmp_path, 2, 2, False)
     model = tiny_model(tiny_processor())
     shares = torch.tensor([float((part["labels"][:, 1:] != -100).sum()) for part in parts])
     for part, share in zip(parts, shares / shares.sum(), strict=True):
@@ -77,13 +101,17 @@ def test_a_part_without_labels_adds_nothing():
 
 @pytest.mark.timeout(300)
 def test_two_processes_equal_one_with_the_whole_batch(tmp_path):
-    """Two processes of two rows, of one row twice, for either loss, against one process with four rows."""
+    """Two processes of two rows, of one row twice, for either loss, against one process with four rows.
+
+    Also where the second process has words alone: both take part in the contrastive loss, or one would wait for ever.
+    """
     run_processes("tests.modeling_cosmo.trainer_step", tmp_path, *CASES)
-    whole = {contrastive: gradients_of_a_step(tmp_path, 4, 1, contrastive) for contrastive in (True, False)}
-    for case, (_, _, contrastive) in CASES.items():
+    kinds = {case[2:] for case in CASES.values()}
+    whole = {kind: gradients_of_a_step(tmp_path, 4, 1, *kind) for kind in kinds}
+    for name, case in CASES.items():
         for rank in range(2):
-            found = torch.load(tmp_path / f"{case}-{rank}.pt", weights_only=True)
-            assert_close({name.removeprefix("module."): grad for name, grad in found.items()}, whole[contrastive])
+            found = torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True)
+            assert_close({key.removeprefix("module."): grad for key, grad in found.items()}, whole[case[2:]])
 
 
 def test_evaluation_reports_the_mean_over_labels(tmp_path):

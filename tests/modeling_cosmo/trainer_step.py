@@ -25,10 +25,11 @@ TEXTS = [  # 3, 20, 7 and 12 labels or so: parts of a batch whose means must not
     "<visual>a blue ring grows",
     "<visual>a blue ring grows before the sea<|endofchunk|>",
 ]
-CASES = {  # rows per process and part, parts per step, whether the contrastive loss counts
-    "rows2-lm": (2, 1, False),
-    "rows1-parts2-lm": (1, 2, False),
-    "rows2-both": (2, 1, True),
+CASES = {  # rows per process and part, parts per step, whether the contrastive loss counts, samples of words alone
+    "rows2-lm": (2, 1, False, 0),
+    "rows1-parts2-lm": (1, 2, False, 0),
+    "rows2-both": (2, 1, True, 0),
+    "rows2-words": (2, 1, True, 2),
 }
 
 
@@ -36,10 +37,13 @@ def tiny_processor():
     return CosmoProcessor.from_towers(tiny_vision(), tiny_tokenizer(), num_frames=3)
 
 
-def samples():
+def samples(words_alone=0):
+    """Four samples, the last so many of them without a picture."""
     generator = torch.Generator().manual_seed(3)
     noise = torch.randint(0, 256, (len(TEXTS), 13, 17, 3), generator=generator, dtype=torch.uint8).numpy()
-    return [{"text": text, "images": [Image.fromarray(picture)]} for text, picture in zip(TEXTS, noise, strict=True)]
+    shown = [{"text": text, "images": [Image.fromarray(picture)]} for text, picture in zip(TEXTS, noise, strict=True)]
+    first = len(TEXTS) - words_alone
+    return shown[:first] + [{"text": text.replace("<visual>", "")} for text in TEXTS[first:]]
 
 
 def tiny_model(processor, **options):
@@ -67,7 +71,7 @@ def arguments(folder, **options):
     return TrainingArguments(str(folder), **fixed | options)
 
 
-def gradients_of_a_step(folder, rows, parts, contrastive, seen=None):
+def gradients_of_a_step(folder, rows, parts, contrastive, words_alone=0, seen=None):
     """Gradients of one step over `rows * parts` samples in each process; `seen` receives the parts."""
     processor = tiny_processor()
     keep = KeepGradients()
@@ -80,9 +84,14 @@ def gradients_of_a_step(folder, rows, parts, contrastive, seen=None):
 
     trainer = Trainer(
         tiny_model(processor),
-        arguments(folder, per_device_train_batch_size=rows, gradient_accumulation_steps=parts),
+        arguments(
+            folder,
+            per_device_train_batch_size=rows,
+            gradient_accumulation_steps=parts,
+            train_sampling_strategy="sequential",
+        ),
         data_collator=collate,
-        train_dataset=samples(),
+        train_dataset=samples(words_alone),
         callbacks=[keep],
     )
     trainer.train()
