@@ -292,7 +292,8 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
         table = self._tied_weights_keys["lm_head.weight"]
         if self.model.new_tokens is None or table not in state_dict:  # not: an adapter's alone, or another rank's part
             return state_dict
-        return self.model.new_tokens.add_into(state_dict, "model.new_tokens.", table, head="lm_head.weight")
+        tied = bool(self.config.tie_word_embeddings)
+        return self.model.new_tokens.add_into(state_dict, "model.new_tokens.", table, "lm_head.weight", tied=tied)
 
     def encode_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """See `CosmoModel.encode_frames`."""

@@ -81,20 +81,24 @@ class CosmoNewTokens(nn.Module):
         return logits.index_add_(-1, columns, F.linear(hidden_states, change.to(hidden_states)).to(logits.device))
 
     @torch.no_grad()
-    def add_into(self, state_dict: dict[str, Any], prefix: str, table: str, head: str) -> dict[str, Any]:
+    def add_into(
+        self, state_dict: dict[str, Any], prefix: str, table: str, head: str, *, tied: bool
+    ) -> dict[str, Any]:
         """A plain state dict: without the changes of this module, whose table and head hold them.
 
         Args:
             state_dict: of the whole model; stays as it is.
             prefix: of this module's names in it.
             table: name of the token table in it.
-            head: name of the head's weight in it, if there is a head; a tied one stays the table's.
+            head: name of the head's weight in it, if there is a head.
+            tied: whether the head is the table; one that was freed since then has the table's changes added, too.
         """
         plain = {name: value for name, value in state_dict.items() if not name.startswith(prefix)}
-        for name, change in ((table, "input_change"), (head, "output_change")):
+        of_head = "input_change" if self.output_change is None else "output_change"
+        for name, change in ((table, "input_change"), *([] if tied else [(head, of_head)])):
             if name in plain and prefix + change in state_dict:
                 rows = plain[name] = plain[name].clone()
                 rows[self.token_ids] += state_dict[prefix + change].to(rows)
-        if self.output_change is None and head in plain:
+        if tied and head in plain:
             plain[head] = plain[table]
         return plain

@@ -106,6 +106,20 @@ def test_saving_does_not_disturb_training(processor, tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_a_head_that_was_freed_from_the_table_is_saved(processor, tmp_path):
+    """As PEFT frees it when it merges a head or a table that it trained in a copy."""
+    model = build("opt", processor, train_new_tokens=True)
+    inputs = processor(text=[row["text"] for row in samples()], images=[row["images"] for row in samples()])
+    with torch.no_grad():
+        model.model.new_tokens.input_change.normal_()
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight + torch.randn_like(model.lm_head.weight))
+        model.config.tie_word_embeddings = False
+        model.save_pretrained(tmp_path)
+        found = CosmoForConditionalGeneration.from_pretrained(tmp_path)(**inputs).logits
+        # float32: a change is added to its row instead of to what that row gives
+        torch.testing.assert_close(found, model(**inputs).logits, rtol=1e-5, atol=1e-5)
+
+
 def test_trainer_goes_on_from_its_checkpoint(processor, tmp_path):
     """Without weight decay a resumed run ends as one that never stopped."""
     ends = []
