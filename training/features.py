@@ -3,8 +3,10 @@
 Axes: B batch, M media, F frames, P patches, N clips, K decoded frames per clip.
 """
 
+import fcntl
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -96,8 +98,21 @@ def _related(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_features(path: Path, table: ClipTable, model: Any, processor: Any, config: TrainingConfig) -> None:
-    """Run the vision tower over every clip of the table; the file takes its name when it is whole."""
+    """Run the vision tower over every clip of the table; the file takes its name when it is whole.
+
+    Where another run is writing into the same folder, wait for it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)  # goes with the process, however it ends
+        if not path.is_file():
+            _write_features(path, table, model, processor, config)
+    finally:
+        os.close(folder)
+
+
+def _write_features(path: Path, table: ClipTable, model: Any, processor: Any, config: TrainingConfig) -> None:
     partial = path.with_name(f".{path.name}.partial")
     num_frames = config.num_frames * config.frame_choices
     output, done = None, 0

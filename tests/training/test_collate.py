@@ -1,10 +1,14 @@
 """Batches as the model receives them: words, labels, masks, and features in place of pixels."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
 from transformers import set_seed
 
+from training import features
+from training.clips import decode_in_order as decode_groups
 from training.clips import load_clips
 from training.collate import Collator, to_device
 from training.config import config_from_dict
@@ -105,3 +109,30 @@ def test_features_belong_to_tower_corpus_and_frames(built, table, settings, tmp_
     with torch.no_grad():
         next(model.model.vision_tower.parameters())[0] += 1
     assert before != name()
+
+
+def test_two_runs_that_share_features_write_them_once(table, built, tmp_path, monkeypatch):
+    """The second begins while the first is at work: it neither empties that one's file nor looks for it in vain."""
+    config, model, processor = built
+    path, decoded, errors = tmp_path / "features.npy", [], []
+
+    def write():
+        try:
+            write_features(path, table, model, processor, config)
+        except OSError as error:
+            errors.append(error)
+
+    second = threading.Thread(target=write)
+
+    def decode_in_order(*words):
+        decoded.append(words)
+        yield from decode_groups(*words)
+        if len(decoded) == 1:
+            second.start()
+
+    monkeypatch.setattr(features, "decode_in_order", decode_in_order)
+    write()
+    second.join()
+    assert len(decoded) == 1
+    assert not errors
+    assert len(CachedFeatures(path).features) == table.num_clips
