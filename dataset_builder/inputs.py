@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,15 +45,17 @@ class SourceVideo:
 def find_videos(folder: Path) -> list[SourceVideo]:
     """All videos below a folder, by split and then by name.
 
-    With a folder `train`, `validation` or `test` at the top, only those are read; else everything is `train`. Videos
-    are told by their suffix; other files (licences, lists, subtitles) are not videos and are passed over.
+    A folder `train`, `validation` or `test` at the top makes these the splits; else everything is `train`. Videos are
+    told by their suffix; other files (licences, lists, subtitles) are not videos and are passed over.
 
     Raises:
-        ValueError: where there is no such folder, or no video in it.
+        ValueError: where there is no such folder, no video in it, or one beside the splits (in `val`, say).
     """
     if not folder.is_dir():
         raise ValueError(f"no folder {folder}")
     splits = {split: folder / split for split in SPLITS if (folder / split).is_dir()} or {"train": folder}
+    if folder not in splits.values():
+        _refuse_videos_beside(splits, folder)
     found = [source for split, root in splits.items() for source in _find_in(root, split, folder)]
     if not found:
         raise ValueError(f"no video in {folder} (looked for {', '.join(VIDEO_SUFFIXES)})")
@@ -106,6 +108,24 @@ def _find_in(root: Path, split: str, folder: Path) -> list[SourceVideo]:
             )
         )
     return sorted(sources, key=lambda source: source.video_id)
+
+
+def _refuse_videos_beside(splits: Mapping[str, Path], folder: Path) -> None:
+    """A video that belongs to no split would be lost without a word.
+
+    Raises:
+        ValueError: naming the first of them.
+    """
+    others = (path for path in folder.iterdir() if path.name not in splits and not path.name.startswith("."))
+    files = [file for path in others for file in (_walk(path) if path.is_dir() else [path])]
+    beside = sorted(path for path in files if path.suffix.lower() in VIDEO_SUFFIXES)
+    if beside:
+        first, more = shown(beside[0].relative_to(folder).as_posix()), len(beside) - 1
+        raise ValueError(
+            f"{folder} has the splits {', '.join(splits)}, and beside them {first}"
+            + (f" and {more} more videos" if more else "")
+            + f": a split is one of {', '.join(SPLITS)}; move what is not of the corpus elsewhere"
+        )
 
 
 def _walk(root: Path) -> list[Path]:

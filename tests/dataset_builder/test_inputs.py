@@ -16,13 +16,24 @@ def touch(folder, *names):
 
 
 def test_split_folders_make_the_splits(tmp_path):
-    touch(tmp_path, "train/b.mp4", "train/sub/a.MKV", "test/c.webm", "elsewhere/d.mp4", "e.mp4")
+    touch(tmp_path, "train/b.mp4", "train/sub/a.MKV", "test/c.webm", "LICENCE", "notes/d.txt", ".cache/e.mp4")
     found = [(source.split, source.video_id, source.name) for source in find_videos(tmp_path)]
     assert found == [
         ("train", "b", "train/b.mp4"),
         ("train", "sub/a", "train/sub/a.MKV"),
         ("test", "c", "test/c.webm"),
     ]
+
+
+def test_a_video_beside_the_splits_is_not_lost_without_a_word(tmp_path):
+    """Others name the split val or dev; ours would have read nothing of it."""
+    touch(tmp_path, "train/a.mp4", "val/b.mp4", "val/sub/c.MKV")
+    with pytest.raises(ValueError, match=r"splits train, and beside them val/b\.mp4 and 1 more videos: a split is"):
+        find_videos(tmp_path)
+    (tmp_path / "val").rename(tmp_path / "validation")
+    touch(tmp_path, "d.mp4")
+    with pytest.raises(ValueError, match=r"splits train, validation, and beside them d\.mp4: a split is one of"):
+        find_videos(tmp_path)
 
 
 def test_without_split_folders_everything_is_train(tmp_path):
