@@ -23,7 +23,7 @@ from dataset_builder.corpus import splits_among
 from modeling_cosmo import CosmoDataCollator
 from training.clips import ClipTable, corpus_digest, load_clips
 from training.config import check_numbers, config_from_dict, model_option_names
-from training.run_folder import environment, replace_folder, replace_text
+from training.run_folder import check_same_data, environment, replace_folder, replace_text
 from training.setup import build_model
 
 
@@ -280,8 +280,14 @@ def to_dict(settings: FinetuneSettings) -> dict[str, Any]:
 
 
 def write_environment(settings: FinetuneSettings, arguments: TrainingArguments) -> None:
-    """What the result depends on, as `environment.json`."""
+    """What the result depends on, as `environment.json`.
+
+    Raises:
+        ValueError: if there are checkpoints of a run on other data.
+    """
     digest = corpus_digest(settings.corpus, "train")
+    if last_checkpoint(settings.output):
+        check_same_data(settings.output / ENVIRONMENT, digest)
     found = environment(arguments.seed, digest) | {"settings": to_dict(settings)}
     replace_text(settings.output / ENVIRONMENT, json.dumps(found, indent=2) + "\n")
 

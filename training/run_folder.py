@@ -55,9 +55,32 @@ def check_same_run(output: Path, config: TrainingConfig) -> None:
             raise ValueError(f"{output} was begun with {found}: choose another --output")
 
 
+def check_same_data(environment_file: Path, data_revision: str) -> None:
+    """Do nothing where the run to go on with saw the same data, or did not say.
+
+    Raises:
+        ValueError: if it saw others.
+    """
+    try:
+        begun = json.loads(environment_file.read_text())["data_revision"]
+    except (OSError, ValueError, KeyError):
+        return
+    if begun != data_revision:
+        raise ValueError(
+            f"{environment_file.parent} was begun on another state of the corpus (train split {begun:.12}, "
+            f"now {data_revision:.12}): choose another --output"
+        )
+
+
 def open_run(output: Path, config: TrainingConfig, data_revision: str, num_processes: int) -> None:
-    """Create the folder if need be and write what the run is and depends on."""
+    """Create the folder if need be and write what the run is and depends on.
+
+    Raises:
+        ValueError: if there are checkpoints of a run on other data.
+    """
     output.mkdir(parents=True, exist_ok=True)
+    if any((output / "checkpoints").glob("step-*")):
+        check_same_data(output / "environment.json", data_revision)
     replace_text(output / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
     found = environment(config.seed, data_revision) | {"num_processes": num_processes}
     replace_text(output / "environment.json", json.dumps(found, indent=2) + "\n")

@@ -99,6 +99,10 @@ def test_the_same_command_goes_on(from_towers, tmp_path, capsys):
     options = {**from_towers.options, "lr_scheduler_type": "constant", "warmup_steps": 0}
     finetune(FinetuneSettings(**first | {"options": options | {"max_steps": 2}}))
     trained = (tmp_path / "run" / "checkpoint-2").stat().st_mtime_ns
+    other = shutil.copytree(from_towers.corpus, tmp_path / "corpus")
+    shutil.copy(other / "data/validation-00000-of-00001.parquet", other / "data/train-00000-of-00001.parquet")
+    with pytest.raises(ValueError, match="run was begun on another state of the corpus"):
+        finetune(FinetuneSettings(**first | {"corpus": str(other), "options": options}))
     torn = shutil.copytree(tmp_path / "run" / "checkpoint-2", tmp_path / "run" / "checkpoint-3")
     (torn / "trainer_state.json").write_text('{"best_glo')
     finetune(FinetuneSettings(**first | {"options": options}))

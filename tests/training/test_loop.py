@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -157,6 +158,23 @@ def test_killed_run_goes_on_as_if_never_stopped(settings, reference, tmp_path):
 def test_another_config_does_not_continue_a_run(settings, reference):
     with pytest.raises(ValueError, match=r"was begun with learning_rate=0\.01, not 0\.02: choose another --output"):
         train(config_from_dict(settings | {"learning_rate": 0.02}), reference)
+
+
+def test_another_state_of_the_corpus_does_not_continue_a_run(settings, corpus, tmp_path):
+    """The same folder, built again from other videos since."""
+    mine, output = shutil.copytree(corpus, tmp_path / "corpus"), tmp_path / "run"
+    changes = {"corpus": str(mine), "max_steps": 1, "warmup_steps": 0, "eval_steps": 0}
+    train(config_from_dict(settings | changes), output)
+    shutil.rmtree(output / "model")  # as if killed before it was written
+    begun = (output / "environment.json").read_bytes()
+    shutil.copy(mine / "data/validation-00000-of-00001.parquet", mine / "data/train-00000-of-00001.parquet")
+    with pytest.raises(
+        ValueError, match=r"run was begun on another state of the corpus \(train split \w{12}, now \w{12}"
+    ):
+        train(config_from_dict(settings | changes), output)
+    assert (output / "environment.json").read_bytes() == begun
+    shutil.copy(corpus / "data/train-00000-of-00001.parquet", mine / "data")
+    assert train(config_from_dict(settings | changes), output).is_dir()
 
 
 def test_two_processes_equal_one_with_the_same_global_batch(settings, reference, tmp_path):
