@@ -1,6 +1,7 @@
 """Files appear whole or not at all: written to a temporary name in the same folder, then renamed."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,7 +22,8 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     Raises:
         WriteError: with the path and the system's reason (disk full, no permission, ...).
     """
-    temporary = path.with_name(f"{path.name[:40]}.{os.getpid()}.tmp")  # file names end at 255 bytes
+    # File names end at 255 bytes; processes of two machines that share the disk may have one number.
+    temporary = path.with_name(f"{path.name[:40]}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -111,11 +111,11 @@ def build_corpus(
     refused = [Fault(path=shown(source.name), reason=refusal(source)) for source in found if refusal(source)]
     refuse_others_folder(output_dir, input_dir)
     state = output_dir / ".build"
-    if recipe.speech and recipe.speech.captions:
-        sources = with_captions(sources, Path(recipe.speech.captions), state / "captions")
     fingerprint = build_fingerprint(recipe)
-    keys = [video_key(fingerprint, source) for source in sources]
     with _locked(state):
+        if recipe.speech and recipe.speech.captions:
+            sources = with_captions(sources, Path(recipe.speech.captions), state / "captions")
+        keys = [video_key(fingerprint, source) for source in sources]
         key = inputs_key(recipe, [*keys, *sorted(f"{fault.path}: {fault.reason}" for fault in refused)])
         summary = _finished(output_dir, key)
         if summary is None:

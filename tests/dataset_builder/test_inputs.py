@@ -139,6 +139,20 @@ def test_a_copy_that_fails_names_the_file_that_is_written(tmp_path, monkeypatch)
     assert (tmp_path / "out/videos/train/a.mp4").stat().st_size == 5000
 
 
+def test_files_written_at_once_never_share_a_temporary_name(tmp_path, monkeypatch):
+    """Long names may differ in their ends alone, and machines that share a disk may have processes of one number."""
+    monkeypatch.setattr("os.getpid", lambda: 7)
+    packs = [tmp_path / f"{'0123456789abcdef' * 4}-{index:05d}.parquet" for index in (0, 1, 1)]
+    with replacing(packs[0]) as first, replacing(packs[1]) as second, replacing(packs[2]) as again:
+        assert len({first, second, again}) == 3
+        for number, path in enumerate((first, second, again)):
+            path.write_text(str(number))
+    assert {path.name[-13:]: path.read_text() for path in tmp_path.iterdir()} == {
+        "00000.parquet": "0",
+        "00001.parquet": "1",  # the outermost of both ends last
+    }
+
+
 def test_names_as_long_as_the_disk_takes_them(tmp_path):
     """255 bytes: titles of downloaded videos are cut there. Neither NAME.json nor a temporary name may be longer."""
     name = f"{'料' * 83}ab.mp4"
