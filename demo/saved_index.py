@@ -127,6 +127,7 @@ def save_index(index: FolderIndex, place: Place) -> None:
 
 
 def _write(directory: Path, array_file: str, embeddings: np.ndarray, text: str) -> None:
+    # Not `dataset_builder.atomic`: this folder runs alone, as a Space. The lock lets one name serve all writers.
     aside = directory / "embeddings.tmp"
     with aside.open("wb") as file:
         np.save(file, embeddings, allow_pickle=False)

@@ -13,14 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from dataset_builder.atomic import replacing_folder
 from training.optimization import trainable_parameters
-from training.run_folder import replace_folder
 
 
 def save_checkpoint(
     folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, window: dict[str, Any], keep: int
 ) -> None:
-    """Write `folder/step-N/` aside, rename it, and remove all but the `keep` newest.
+    """Write `folder/step-N/` whole or not at all, and remove all but the `keep` newest.
 
     Args:
         folder: the run's `checkpoints/`.
@@ -36,7 +36,7 @@ def save_checkpoint(
         for name, parameter in parameters.items()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
-    with replace_folder(folder / f"step-{step}") as partial:
+    with replacing_folder(folder / f"step-{step}") as partial:
         save_file(
             {name: value.detach().contiguous() for name, value in parameters.items()}, partial / "model.safetensors"
         )

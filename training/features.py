@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from dataset_builder.atomic import recover, replacing
 from training.clips import ClipTable, corpus_digest, decode_in_order
 from training.config import TrainingConfig
 from training.sampling import Indices
@@ -107,13 +108,14 @@ def write_features(path: Path, table: ClipTable, model: Any, processor: Any, con
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)  # goes with the process, however it ends
         if not path.is_file():
-            _write_features(path, table, model, processor, config)
+            recover(path.parent, "features-*")  # may be as large as the file itself
+            with replacing(path) as temporary:
+                _write_features(temporary, table, model, processor, config)
     finally:
         os.close(folder)
 
 
 def _write_features(path: Path, table: ClipTable, model: Any, processor: Any, config: TrainingConfig) -> None:
-    partial = path.with_name(f".{path.name}.partial")
     num_frames = config.num_frames * config.frame_choices
     output, done = None, 0
     with tqdm(total=table.num_clips, desc=f"encoding {table.name}", unit="clip") as bar:
@@ -122,13 +124,12 @@ def _write_features(path: Path, table: ClipTable, model: Any, processor: Any, co
             encoded = encode(model, pixels)  # (clips of the group * K, P, D_v)
             if output is None:
                 shape = (table.num_clips, num_frames, *encoded.shape[1:])
-                output = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
+                output = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
             output[done : done + len(group)] = encoded.numpy().reshape(len(group), *output.shape[1:])
             done += len(group)
             bar.update(len(group))
     assert output is not None
     output.flush()
-    partial.replace(path)
 
 
 def encode(model: Any, pixels: torch.Tensor) -> torch.Tensor:

@@ -19,11 +19,12 @@ from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from dataset_builder.atomic import recover, replacing_folder, write_whole
 from dataset_builder.corpus import splits_among
 from modeling_cosmo import CosmoDataCollator
 from training.clips import ClipTable, corpus_digest, load_clips
 from training.config import check_numbers, config_from_dict, model_option_names
-from training.run_folder import check_same_data, environment, replace_folder, replace_text
+from training.run_folder import check_same_data, environment
 from training.setup import build_model
 
 
@@ -173,6 +174,7 @@ def finetune(settings: FinetuneSettings) -> Path:
         eval_dataset=validation,
     )
     if trainer.is_world_process_zero():
+        recover(settings.output)
         print(model.trainable_parts())  # noqa: T201 (what trains, before a long run)
         write_environment(settings, arguments)
     trainer.train(resume_from_checkpoint=last_checkpoint(settings.output))
@@ -289,7 +291,7 @@ def write_environment(settings: FinetuneSettings, arguments: TrainingArguments) 
     if last_checkpoint(settings.output):
         check_same_data(settings.output / ENVIRONMENT, digest)
     found = environment(arguments.seed, digest) | {"settings": to_dict(settings)}
-    replace_text(settings.output / ENVIRONMENT, json.dumps(found, indent=2) + "\n")
+    write_whole(settings.output / ENVIRONMENT, json.dumps(found, indent=2) + "\n")
 
 
 def save(trainer: Trainer, processor: Any, settings: FinetuneSettings) -> Path:
@@ -297,9 +299,10 @@ def save(trainer: Trainer, processor: Any, settings: FinetuneSettings) -> Path:
     folder, model = settings.output / "model", trainer.accelerator.unwrap_model(trainer.model)
     if trainer.is_world_process_zero():
         if settings.adapter is not Adapter.none:
-            model.save_pretrained(settings.output / "adapter")
+            with replacing_folder(settings.output / "adapter") as partial:
+                model.save_pretrained(partial)
             model = model.merge_and_unload()
-        with replace_folder(folder) as partial:
+        with replacing_folder(folder) as partial:
             model.save_pretrained(partial)
             processor.save_pretrained(partial)
     trainer.accelerator.wait_for_everyone()

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from tqdm import tqdm
 
+from dataset_builder.atomic import recover, replacing_folder
 from training.batches import Batch, Batches
 from training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from training.clips import corpus_digest
@@ -17,7 +18,7 @@ from training.config import SOURCES, TrainingConfig
 from training.interruption import Interrupted, stop_request
 from training.optimization import build_optimizer, learning_rate_at, set_learning_rate, trainable_parameters
 from training.progress import Clock, LossWindow
-from training.run_folder import MetricsLog, check_same_run, open_run, replace_folder
+from training.run_folder import MetricsLog, check_same_run, open_run
 from training.setup import build_batches, build_model, describe_parameters, prepare_corpus
 
 
@@ -38,6 +39,10 @@ def train(config: TrainingConfig, output: str | Path) -> Path:
     output = Path(output)
     check_same_run(output, config)
     accelerator = build_accelerator(config)
+    if accelerator.is_main_process:
+        recover(output)
+        recover(output / "checkpoints")
+    accelerator.wait_for_everyone()
     checkpoints = list_checkpoints(output / "checkpoints")
     if (output / "model").is_dir() and checkpoints and checkpoints[-1].name == f"step-{config.max_steps}":
         accelerator.print(f"{output} is finished: {config.max_steps} steps, model in {output / 'model'}")
@@ -133,7 +138,7 @@ class Run:
         """Write `model/`: weights, processor, code."""
         folder = self.output / "model"
         if self.accelerator.is_main_process:
-            with replace_folder(folder) as partial:
+            with replacing_folder(folder) as partial:
                 self.bare_model.save_pretrained(partial)
                 self.processor.save_pretrained(partial)
         self.accelerator.wait_for_everyone()

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from dataset_builder.atomic import recover, replacing_folder, write_whole
 from dataset_builder.build import build_corpus
 from dataset_builder.recipe import load_recipe
 from dataset_builder.toy.train_towers import SHIPPED, TowerSettings, train_towers
@@ -22,7 +23,7 @@ from training.evaluation.toy import evaluate_toy
 from training.loop import train
 from training.model_card import quickstart_card
 from training.report import write_report
-from training.run_folder import code_revision, replace_folder, replace_text
+from training.run_folder import code_revision
 from training.stages import Stages, digest_sources, sole_user
 
 
@@ -95,7 +96,7 @@ class Quickstart:
         note, wanted = self.output / f"{name}.begun.json", json.dumps(depends_on, sort_keys=True)
         if not note.is_file() or note.read_text() != wanted:
             shutil.rmtree(self.output / name, ignore_errors=True)
-            replace_text(note, wanted)
+            write_whole(note, wanted)
 
     def make_towers(self) -> None:
         """Trains the towers afresh, in place of the shipped ones."""
@@ -152,7 +153,7 @@ class Quickstart:
                 seed=self.settings.seed,
             )
             scores["borders"] = border_scores(self.corpus, self.videos, "train")
-            replace_text(path, json.dumps(scores, indent=1) + "\n")
+            write_whole(path, json.dumps(scores, indent=1) + "\n")
 
         self.stages.run(stage, model_sources(), [path], work)
         scores: dict[str, Any] = json.loads(path.read_text())
@@ -179,11 +180,11 @@ class Quickstart:
             "seed": self.settings.seed,
             "command": command_line(),
         }
-        with replace_folder(self.output / "model") as folder:
+        with replacing_folder(self.output / "model") as folder:
             shutil.copytree(trained, folder, dirs_exist_ok=True)
             card = quickstart_card(model.config, results, self.output.name)
             (folder / "README.md").write_text(card, encoding="utf-8")
-        replace_text(self.output / "results.json", json.dumps(results, indent=1) + "\n")
+        write_whole(self.output / "results.json", json.dumps(results, indent=1) + "\n")
         write_report(self.output / "report.html", results, scores, self.output / "training", self.videos / "test")
         return results
 
@@ -228,6 +229,7 @@ def run_quickstart(
         ValueError: for an unknown name, or a folder in which another process is at work.
     """
     with sole_user(output):
+        recover(output)
         return _run_stages(Quickstart(output, name, say), train_own_towers, frame_order)
 
 

@@ -12,8 +12,8 @@ from jinja2 import Environment
 from markupsafe import Markup
 from PIL import Image
 
+from dataset_builder.atomic import write_whole
 from training.evaluation.toy import TestClip, clip_frames, load_test_clips
-from training.run_folder import replace_text
 
 
 NUM_CLIPS = 12
@@ -57,7 +57,7 @@ def write_report(path: Path, results: dict[str, Any], scores: dict[str, Any], ru
             percent=percent,
         )
     )
-    replace_text(path, page)
+    write_whole(path, page)
 
 
 def percent(share: float) -> str:

@@ -1,44 +1,25 @@
 """What a run leaves on disk beside its weights: config.yaml, environment.json, metrics.jsonl.
 
-Everything is written aside and renamed, so that a killed run leaves either the old state or the new one.
+A killed run leaves either the old state or the new one of each; the run that goes on clears up what else it left.
 """
 
 import json
 import platform
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from dataset_builder.atomic import write_whole
 from training.config import TrainingConfig, read_yaml
 
 
 PACKAGES = ("cosmo-vlm", "torch", "transformers", "accelerate", "datasets", "safetensors", "numpy", "av")
 MAY_CHANGE = frozenset({"logging_steps", "eval_steps", "save_steps", "save_total_limit", "preprocessing_num_workers"})
-
-
-@contextmanager
-def replace_folder(path: Path) -> Iterator[Path]:
-    """A new folder to fill; it takes the place of `path` when the block ends without an error."""
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    shutil.rmtree(path, ignore_errors=True)
-    partial.rename(path)
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file aside and rename it."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def check_same_run(output: Path, config: TrainingConfig) -> None:
@@ -81,9 +62,9 @@ def open_run(output: Path, config: TrainingConfig, data_revision: str, num_proce
     output.mkdir(parents=True, exist_ok=True)
     if any((output / "checkpoints").glob("step-*")):
         check_same_data(output / "environment.json", data_revision)
-    replace_text(output / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
+    write_whole(output / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
     found = environment(config.seed, data_revision) | {"num_processes": num_processes}
-    replace_text(output / "environment.json", json.dumps(found, indent=2) + "\n")
+    write_whole(output / "environment.json", json.dumps(found, indent=2) + "\n")
 
 
 def environment(seed: int, data_revision: str) -> dict[str, Any]:
@@ -117,7 +98,7 @@ class MetricsLog:
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
         lines = path.read_text().splitlines() if path.is_file() else []
-        replace_text(path, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
+        write_whole(path, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
 
     def write(self, values: Mapping[str, Any]) -> None:
         """Append one line."""

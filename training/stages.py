@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from training.run_folder import replace_text
+from dataset_builder.atomic import write_whole
 
 
 SAMPLE_EVERY_S = 0.5
@@ -86,7 +86,7 @@ class Stages:
         return max(float(self.done[name]["peak_memory_gb"]) for name in names)
 
     def _save(self) -> None:
-        replace_text(self.path, json.dumps(self.done, indent=1) + "\n")
+        write_whole(self.path, json.dumps(self.done, indent=1) + "\n")
 
 
 @contextmanager

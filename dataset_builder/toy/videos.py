@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from dataset_builder.atomic import replacing, write_whole
 from dataset_builder.toy.narration import OFF_TOPIC, Sentence, narrate, to_webvtt
 from dataset_builder.toy.render import PAN_FRAMES, Look, blend_poses, draw_look, draw_pose, pan, render_step
 from dataset_builder.toy.world import BACKGROUNDS, COLOURS, SHAPES, Scene, combinations_of
@@ -122,7 +123,7 @@ def _claim_folder(output: Path, settings: dict[str, float]) -> None:
     if note.exists() and json.loads(note.read_text()) != settings:
         raise ValueError(f"{output} holds toy videos of other settings {note.read_text().strip()}, asked: {settings}")
     output.mkdir(parents=True, exist_ok=True)
-    _write_aside(note, json.dumps(settings))
+    write_whole(note, json.dumps(settings))
 
 
 def write_video(job: VideoJob, output: Path) -> None:
@@ -133,9 +134,8 @@ def write_video(job: VideoJob, output: Path) -> None:
         return
     source, fault = _source_and_fault(job)
     frames, steps, sentences = _draw_video(source, fault)
-    partial_mp4 = folder / f".{job.name}.{os.getpid()}.part"
-    encode_mp4(frames, partial_mp4)
-    partial_mp4.replace(folder / f"{job.name}.mp4")
+    with replacing(folder / f"{job.name}.mp4") as partial_mp4:
+        encode_mp4(frames, partial_mp4)
     truth = {
         "video_id": job.name,
         "split": job.split,
@@ -145,8 +145,8 @@ def write_video(job: VideoJob, output: Path) -> None:
         "speech": [asdict(sentence) for sentence in sentences],
         "faults": [fault] if fault else [],
     }
-    _write_aside(folder / f"{job.name}.vtt", to_webvtt(sentences))
-    _write_aside(folder / f"{job.name}.json", json.dumps(truth, indent=1))
+    write_whole(folder / f"{job.name}.vtt", to_webvtt(sentences))
+    write_whole(folder / f"{job.name}.json", json.dumps(truth, indent=1))
 
 
 def _source_and_fault(job: VideoJob) -> tuple[VideoJob, dict[str, object] | None]:
@@ -296,9 +296,3 @@ def encode_mp4(frames: NDArray[np.uint8], target: Path | BinaryIO, frame_rate_hz
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode(None))
-
-
-def _write_aside(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    aside.write_text(text)
-    aside.replace(path)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -146,13 +147,29 @@ def test_killed_run_goes_on_as_if_never_stopped(settings, reference, tmp_path):
     assert pause.wait(process) == process.pid
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert [path.name for path in sorted((output / "checkpoints").iterdir())] == [".step-4.partial", "step-2"]
+    aside, half, whole = sorted((output / "checkpoints").iterdir(), key=lambda path: path.suffix != ".old")
+    assert re.fullmatch(r"\.step-4\.[0-9a-f]{16}\.tmp", half.name)
+    assert (aside.suffix, [*aside.iterdir()], whole.name) == (".old", [], "step-2")
     # What a kill a moment earlier leaves: half a checkpoint, half a line.
-    (output / "checkpoints" / ".step-4.partial" / "optimizer.safetensors").unlink()
+    (half / "optimizer.safetensors").unlink()
     with (output / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "lo')
     train(config_from_dict(settings), output)
     assert_same_run(output, reference)
+    assert {path.name for path in (output / "checkpoints").iterdir()} == {"step-4", "step-5"}
+
+
+@pytest.mark.parametrize("moment", ["model has been moved aside", "model is in place, the old one is not deleted"])
+def test_a_model_killed_in_its_replacement_is_there_after_the_same_command(settings, reference, tmp_path, moment):
+    """A finished run whose `model/` is written again, as by a command that goes on from the last checkpoint."""
+    output = shutil.copytree(reference, tmp_path / "run")
+    aside = output / ".model.0123456789abcdef.old"
+    shutil.copytree(output / "model", aside / "model")
+    if moment.startswith("model has been moved"):
+        (output / "model").rename(output / ".model.fedcba9876543210.tmp")
+    train(config_from_dict(settings), output)
+    assert_same_run(output, reference)
+    assert {path.name for path in output.iterdir()} == {path.name for path in reference.iterdir()}
 
 
 def test_another_config_does_not_continue_a_run(settings, reference):
