@@ -1,1 +1,1 @@
-"""From a corpus to a trained model: samples, batches, the training loop and its evaluation."""
+"""From a corpus to a trained model: its batches, the training loop, the evaluation and what becomes of the result."""

@@ -22,8 +22,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from dataset_builder.atomic import recover, replacing_folder, write_whole
 from dataset_builder.corpus import splits_among
 from modeling_cosmo import CosmoDataCollator
-from training.clips import ClipTable, corpus_digest, load_clips
 from training.config import check_numbers, config_from_dict, model_option_names
+from training.data.clips import ClipTable, corpus_digest, load_clips
 from training.run_folder import check_same_data, environment
 from training.setup import build_model
 

@@ -10,11 +10,11 @@ from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from tqdm import tqdm
 
 from dataset_builder.atomic import recover, replacing_folder
-from training.batches import Batch, Batches
 from training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
-from training.clips import corpus_digest
-from training.collate import to_device
 from training.config import SOURCES, TrainingConfig
+from training.data.batches import Batch, Batches
+from training.data.clips import corpus_digest
+from training.data.collate import to_device
 from training.interruption import Interrupted, stop_request
 from training.optimization import build_optimizer, learning_rate_at, set_learning_rate, trainable_parameters
 from training.progress import Clock, LossWindow

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from training.batches import Batch
+from training.data.batches import Batch
 
 
 LOSSES = ("loss", "lm_loss", "contrastive_loss")

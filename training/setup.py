@@ -12,12 +12,12 @@ from dataset_builder.build import build_corpus
 from dataset_builder.recipe import load_recipe
 from dataset_builder.toy.videos import write_toy_videos
 from modeling_cosmo import CosmoForConditionalGeneration, CosmoProcessor
-from training.batches import Batches
-from training.clips import load_clips
-from training.collate import Collator
 from training.config import TOY, TrainingConfig
-from training.features import CachedFeatures, DecodedPixels, FrameReader, features_path, write_features
-from training.samples import build_sources
+from training.data.batches import Batches
+from training.data.clips import load_clips
+from training.data.collate import Collator
+from training.data.features import CachedFeatures, DecodedPixels, FrameReader, features_path, write_features
+from training.data.samples import build_sources
 
 
 TOY_CORPUS_SEED = 0

@@ -23,7 +23,7 @@ from tests.dataset_builder.readers.make_collections import (
     write_howto,
     write_tar,
 )
-from training.clips import load_clips
+from training.data.clips import load_clips
 
 
 GOOD = howto_clips(("0:00:00 - 0:00:05", 'The video opens with a "title".'), ("0:00:05 - 0:00:10", "Then\tdough."))

@@ -7,13 +7,13 @@ import pytest
 import torch
 from transformers import set_seed
 
-from training import features
-from training.clips import decode_in_order as decode_groups
-from training.clips import load_clips
-from training.collate import Collator, to_device
 from training.config import config_from_dict
-from training.features import CachedFeatures, DecodedPixels, features_path, write_features
-from training.samples import Samples, build_sources
+from training.data import features
+from training.data.clips import decode_in_order as decode_groups
+from training.data.clips import load_clips
+from training.data.collate import Collator, to_device
+from training.data.features import CachedFeatures, DecodedPixels, features_path, write_features
+from training.data.samples import Samples, build_sources
 from training.setup import build_model
 
 

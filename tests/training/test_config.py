@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from training.config import SOURCES, config_from_dict, load_config, shipped_recipes
-from training.samples import SOURCE_TYPES
+from training.data.samples import SOURCE_TYPES
 
 
 TOWERS = {"corpus": "corpus", "vision": "vision", "text": "text"}

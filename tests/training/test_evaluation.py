@@ -5,11 +5,11 @@ import pytest
 import torch
 from transformers import set_seed
 
-from training.clips import load_clips
 from training.config import config_from_dict
+from training.data.clips import load_clips
+from training.data.features import encode, pixels_of
 from training.evaluation.captioning import caption_clips
 from training.evaluation.retrieval import recall_both_ways, retrieval_scores, text_video_similarity
-from training.features import encode, pixels_of
 from training.setup import build_model
 
 

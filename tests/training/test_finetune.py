@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import cosmo_cli
 from modeling_cosmo import CosmoForConditionalGeneration, CosmoProcessor
-from training.clips import load_clips
+from training.data.clips import load_clips
 from training.finetune import Adapter, Clips, FinetuneSettings, finetune, last_checkpoint, read_options, to_dict
 
 

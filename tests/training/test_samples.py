@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from training.clips import corpus_digest, decode_in_order, load_clips
 from training.config import config_from_dict
-from training.samples import build_sources
+from training.data.clips import corpus_digest, decode_in_order, load_clips
+from training.data.samples import build_sources
 
 
 BATCH = 17

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from training.sampling import EndlessShuffle, rows_of_rank, source_schedule
+from training.data.sampling import EndlessShuffle, rows_of_rank, source_schedule
 
 
 WEIGHTS = {"frame_text": 1.0, "never": 0.0, "clip_text": 3.0, "interleaved": 2.0}

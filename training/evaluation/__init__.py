@@ -1,1 +1,1 @@
-"""Metrics, and the functions that caption and retrieve clips with a trained model."""
+"""In come a trained model and clips whose truth is known; out go captions, searches and scores."""

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.features import encode, pixels_of
+from training.data.features import encode, pixels_of
 
 
 Media = torch.Tensor | NDArray[np.float16] | Sequence[NDArray[np.uint8]]

@@ -14,10 +14,10 @@ import torch
 
 from dataset_builder.decode import frames_at, middle_times
 from dataset_builder.toy.world import ACTIONS, BACKGROUNDS, COLOURS, ORDER_ONLY_PAIRS, SEEN, SHAPES, Scene
+from training.data.features import encode, pixels_of
 from training.evaluation.captioning import caption_clips
 from training.evaluation.metrics import Cider
 from training.evaluation.retrieval import recall_both_ways, text_video_similarity
-from training.features import encode, pixels_of
 
 
 ORDER_ONLY = frozenset(action for pair in ORDER_ONLY_PAIRS for action in pair)

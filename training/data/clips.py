@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dataset_builder.corpus import list_shards, read_corpus
 from dataset_builder.decode import decode_clips
 from dataset_builder.schema import InterleavedVideo
-from training.sampling import Indices
+from training.data.sampling import Indices
 
 
 DOCUMENTS_AHEAD = 32  # decoded in one go while the last ones are encoded

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import torch
 
-from training.collate import Collator
 from training.config import TrainingConfig
-from training.samples import Source
-from training.sampling import rows_of_rank, source_schedule
+from training.data.collate import Collator
+from training.data.samples import Source
+from training.data.sampling import rows_of_rank, source_schedule
 
 
 class Batch(NamedTuple):

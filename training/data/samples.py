@@ -1,6 +1,6 @@
 """From clips to samples: a frame with its caption, a clip with its caption, neighbouring clips with all captions.
 
-A sample is indices and words; pixels or features join it in `training.collate`. Axes: B batch, M media, F frames.
+A sample is indices and words; pixels or features join it in `training.data.collate`. Axes: B batch, M media, F frames.
 """
 
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.clips import ClipTable
 from training.config import TrainingConfig
-from training.sampling import EndlessShuffle, Indices
+from training.data.clips import ClipTable
+from training.data.sampling import EndlessShuffle, Indices
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dataset_builder.atomic import recover, replacing
-from training.clips import ClipTable, corpus_digest, decode_in_order
 from training.config import TrainingConfig
-from training.sampling import Indices
+from training.data.clips import ClipTable, corpus_digest, decode_in_order
+from training.data.sampling import Indices
 
 
 FRAMES_PER_PASS = {"cpu": 32}  # through the vision tower at once; 512 frames of 64 px leave the caches: half as fast

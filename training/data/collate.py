@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from training.features import FrameReader
-from training.samples import Samples
+from training.data.features import FrameReader
+from training.data.samples import Samples
 
 
 class Collator:
