@@ -348,9 +348,9 @@ def publish(
     private: Annotated[bool, typer.Option("--private", help="Create the repository as a private one.")] = False,
 ) -> None:
     """Check a model, a corpus or the demo, list what would be uploaded, and upload it to the Hub."""
-    from training.model_card import write_missing_card
-    from training.publish import plan_publish
-    from training.publish import publish as publish_folder
+    from training.publishing.model_card import write_missing_card
+    from training.publishing.publish import plan_publish
+    from training.publishing.publish import publish as publish_folder
 
     if kind is RepositoryKind.model and write_missing_card(path, repo_id):
         typer.echo(f"{path / 'README.md'} was missing: written from the config; licence and results are yours to add")

@@ -207,7 +207,8 @@ def test_a_missing_extra_is_named(monkeypatch, capsys):
 
 
 def test_a_bug_of_ours_is_called_one(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "training.publish", None)  # importing it fails, and no extra would help
+    # Importing it fails, and no extra would help.
+    monkeypatch.setitem(sys.modules, "training.publishing.publish", None)
     monkeypatch.setattr(sys, "argv", ["cosmo", "publish", "space", ".", "--repo-id", "a/b"])
     with pytest.raises(ModuleNotFoundError):
         cosmo_cli.main()

@@ -21,7 +21,7 @@ from training.config import TrainingConfig, config_from_dict, read_yaml
 from training.evaluation.borders import border_scores
 from training.evaluation.toy import evaluate_toy
 from training.loop import train
-from training.model_card import quickstart_card
+from training.publishing.model_card import quickstart_card
 from training.report import write_report
 from training.run_folder import code_revision
 from training.stages import Stages, digest_sources, sole_user
@@ -195,8 +195,9 @@ def void(_: object) -> None:
 
 def model_sources() -> str:
     """Digest of the code that a trained model and its scores depend on."""
-    aside = {"quickstart.py", "report.py", "model_card.py", "publish.py", "publish_checks.py"}
+    aside = {"quickstart.py", "report.py"}
     files = [path for path in sorted((ROOT / "training").rglob("*.py")) if path.name not in aside]
+    files = [path for path in files if path.parent.name != "publishing"]
     return digest_sources(ROOT / "modeling_cosmo", *files)
 
 

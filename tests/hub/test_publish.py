@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.hub.loopback_hub import LoopbackHub
-from training.publish import plan_publish, publish
+from training.publishing.publish import plan_publish, publish
 
 
 PUSH = """
 import sys
 from pathlib import Path
-from training.publish import publish
+from training.publishing.publish import publish
 plan = publish(sys.argv[1], Path(sys.argv[2]), sys.argv[3], revision=sys.argv[4])
 print(plan.url)
 """
@@ -174,7 +174,7 @@ print(json.dumps({name: [row["video_id"] for row in rows] for name, rows in spli
 REFUSED = """
 import sys
 from pathlib import Path
-from training.publish import publish
+from training.publishing.publish import publish
 try:
     publish("space", Path(sys.argv[1]), "tester/demo")
 except OSError as error:

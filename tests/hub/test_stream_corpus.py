@@ -13,7 +13,7 @@ from tests.tiny_model import save_tiny_tower
 PUBLISH = """
 import sys
 from pathlib import Path
-from training.publish import publish
+from training.publishing.publish import publish
 publish("dataset", Path(sys.argv[1]), "tester/corpus")
 """
 CODE = """

@@ -10,8 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FLOORS = (  # folders and modules of `training/`, the top first
     {"quickstart"},
-    {"publish"},
-    {"model_card", "publish_checks", "report", "stages"},
+    {"publishing", "report", "stages"},
     {"train", "finetune"},
     {"loop"},
     {"setup", "checkpoint", "progress"},

@@ -9,7 +9,7 @@ import pytest
 import cosmo_cli
 from modeling_cosmo import CosmoConfig
 from tests.training.test_report import RESULTS
-from training.model_card import quickstart_card, write_missing_card
+from training.publishing.model_card import quickstart_card, write_missing_card
 
 
 @pytest.fixture

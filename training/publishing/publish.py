@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from training import publish_checks as checks
+from training.publishing import checks
 
 
 Kind = Literal["model", "dataset", "space"]
