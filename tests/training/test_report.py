@@ -7,7 +7,7 @@ import pytest
 from dataset_builder.toy.videos import write_toy_videos
 from training.evaluation.toy import load_test_clips
 from training.quickstart import describe
-from training.report import draw_chart, write_report
+from training.quickstart.report import draw_chart, write_report
 
 
 def part(value, num=7):

@@ -1,10 +1,16 @@
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from training.stages import PeakMemory, Stages, digest_sources, sole_user
+from training.quickstart import run as quickstart
+from training.quickstart.stages import PeakMemory, Stages, digest_sources, sole_user
+
+
+ROOT = Path(__file__).parents[2]
 
 
 class Log:
@@ -74,7 +80,7 @@ def test_follow_knows_what_was_made_after_what(log):
 
 
 def test_a_second_process_is_kept_out_until_the_first_ends(tmp_path):
-    script = "import sys; from pathlib import Path; from training.stages import sole_user\n"
+    script = "import sys; from pathlib import Path; from training.quickstart.stages import sole_user\n"
     script += "with sole_user(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", script, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
@@ -107,3 +113,23 @@ def test_digest_changes_with_a_source_only(tmp_path):
     assert digest_sources(tmp_path) == before
     (tmp_path / "code.py").write_text("a = 2")
     assert digest_sources(tmp_path) != before
+
+
+def test_a_model_depends_on_the_code_that_makes_it_and_its_scores(tmp_path, monkeypatch):
+    """Not on the report or on publishing: an edit there trains nothing again."""
+    for folder in ("training", "modeling_cosmo"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(quickstart, "ROOT", tmp_path)
+    before = quickstart.model_sources()
+    for name in ("quickstart/report.py", "publishing/checks.py"):
+        (tmp_path / "training" / name).write_text("a = 1")
+        assert quickstart.model_sources() == before, name
+    for name in (
+        "training/loop.py",
+        "training/data/samples.py",
+        "training/evaluation/cider.py",
+        "modeling_cosmo/x.py",
+    ):
+        (tmp_path / name).write_text("a = 1")
+        assert quickstart.model_sources() != before, name
+        before = quickstart.model_sources()

@@ -22,12 +22,12 @@ from training.evaluation.borders import border_scores
 from training.evaluation.toy import evaluate_toy
 from training.loop import train
 from training.publishing.model_card import quickstart_card
-from training.report import write_report
+from training.quickstart.report import write_report
+from training.quickstart.stages import Stages, digest_sources, sole_user
 from training.run_folder import code_revision
-from training.stages import Stages, digest_sources, sole_user
 
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SMOKE = "quickstart-smoke"
 FULL = "quickstart"
 MAIN_STAGES = ("towers", "videos", "corpus", "training", "evaluation")
@@ -195,9 +195,8 @@ def void(_: object) -> None:
 
 def model_sources() -> str:
     """Digest of the code that a trained model and its scores depend on."""
-    aside = {"quickstart.py", "report.py"}
-    files = [path for path in sorted((ROOT / "training").rglob("*.py")) if path.name not in aside]
-    files = [path for path in files if path.parent.name != "publishing"]
+    above = {ROOT / "training" / name for name in ("quickstart", "publishing")}
+    files = [path for path in sorted((ROOT / "training").rglob("*.py")) if path.parent not in above]
     return digest_sources(ROOT / "modeling_cosmo", *files)
 
 
