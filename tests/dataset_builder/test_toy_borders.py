@@ -5,9 +5,9 @@ import json
 import pytest
 
 from dataset_builder import build_corpus, read_corpus
-from dataset_builder.border_score import count_matches
 from dataset_builder.model_folders import TOWERS
 from dataset_builder.toy.videos import write_toy_videos
+from training.evaluation.borders import count_matches
 
 
 @pytest.mark.skipif(not (TOWERS / "clip" / "config.json").is_file(), reason="this checkout holds no toy towers")

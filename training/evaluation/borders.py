@@ -1,9 +1,9 @@
 """How well the corpus' clip borders agree with the toy world's true ones."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
-from dataset_builder.border_score import count_matches
 from dataset_builder.corpus import read_corpus
 
 
@@ -44,3 +44,21 @@ def border_scores(corpus: Path, videos: Path, split: str) -> dict[str, float]:
         "f1_all": 2 * matches["all"] / max(1, sizes["all"]),
         "num": num,
     }
+
+
+def count_matches(predicted: Sequence[float], truth: Sequence[float], tolerance_s: float) -> int:
+    """The most pairs of a found and a true border within the tolerance, no border used twice.
+
+    On a line, pairing both lists in order and skipping whichever border lies too far back gives the most pairs.
+    """
+    found, true = sorted(predicted), sorted(truth)
+    found_index = true_index = matches = 0
+    while found_index < len(found) and true_index < len(true):
+        gap_s = found[found_index] - true[true_index]
+        if abs(gap_s) <= tolerance_s + 1e-9:
+            matches, found_index, true_index = matches + 1, found_index + 1, true_index + 1
+        elif gap_s > 0:
+            true_index += 1
+        else:
+            found_index += 1
+    return matches

@@ -3,7 +3,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from dataset_builder.border_score import count_matches
+from training.evaluation.borders import count_matches
 
 
 def matches_by_trying_all(predicted, truth, tolerance):
