@@ -1,4 +1,4 @@
-"""docs/model.md: its code runs, prints what it says, and its table of config fields is the config's own."""
+"""Pages with code: it runs and prints what they say. docs/model.md: its table of config fields is the config's own."""
 
 import importlib.util
 import re
@@ -16,20 +16,23 @@ PAGE = ROOT / "docs" / "model.md"
 TEXT = PAGE.read_text()
 
 
-def code_with_its_lines() -> str:
-    """All Python blocks of the page, every line where it stands there."""
+def code_with_its_lines(text: str) -> str:
+    """All Python blocks of a page, each line with its number there."""
     lines, inside = [], False
-    for line in TEXT.splitlines():
+    for line in text.splitlines():
         inside = line == "```python" or (inside and line != "```")
         lines.append(line if inside and line != "```python" else "")
     return "\n".join(lines)
 
 
-def test_code_prints_what_the_page_says(monkeypatch):
-    monkeypatch.chdir(ROOT)
+@pytest.mark.parametrize(("name", "fewest"), [("model", 30), ("training", 25)])
+def test_code_prints_what_the_page_says(name, fewest, tmp_path, monkeypatch):
+    page = ROOT / "docs" / f"{name}.md"
+    code = code_with_its_lines(page.read_text())
+    monkeypatch.chdir(ROOT if name == "model" else tmp_path)  # docs/training.md leaves a run folder
     promised = {
         number: match[1]
-        for number, line in enumerate(code_with_its_lines().splitlines(), 1)
+        for number, line in enumerate(code.splitlines(), 1)
         if (match := re.match(r"print\(.*\)  # (.*)$", line))
     }
     printed = {}
@@ -37,9 +40,9 @@ def test_code_prints_what_the_page_says(monkeypatch):
     def record(*values: object) -> None:
         printed[sys._getframe(1).f_lineno] = " ".join(map(str, values))
 
-    exec(compile(code_with_its_lines(), str(PAGE), "exec"), {"print": record})
+    exec(compile(code, str(page), "exec"), {"print": record})
     assert printed == promised
-    assert len(promised) > 30
+    assert len(promised) > fewest
 
 
 def test_the_shapes_named_in_the_drawing_are_those_of_the_axes():

@@ -1,6 +1,7 @@
 """The floors of `training/`: a module imports from lower floors and from its own folder, and never in a circle."""
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -53,6 +54,12 @@ def test_imports_lead_downwards(module):
 
 def test_no_circle():
     TopologicalSorter({name: imported_by(path.read_text()) - {name} for name, path in MODULES.items()}).prepare()
+
+
+def test_the_page_shows_these_floors():
+    table = (ROOT / "docs" / "training.md").read_text().split("| floor |")[1].split("\n\n")[0]
+    shown = [re.findall(r"`(\w+)(?:\.py|/)`", row.split("|")[1]) for row in table.splitlines()[2:]]
+    assert [set(names) for names in shown] == list(FLOORS)
 
 
 def test_imports_inside_functions_count():
