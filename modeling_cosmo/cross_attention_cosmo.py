@@ -128,8 +128,13 @@ class CosmoGatedBlock(nn.Module):
         weights = None
         if visibility is not None:
             attended, weights = self.attention(hidden_states, visual_tokens, visibility, cache)
-            hidden_states = hidden_states + self.attention_gate.tanh() * attended
-        return hidden_states + self.feed_forward_gate.tanh() * self.feed_forward(hidden_states), weights
+            hidden_states = _add(hidden_states, self.attention_gate, attended)
+        return _add(hidden_states, self.feed_forward_gate, self.feed_forward(hidden_states)), weights
+
+
+def _add(hidden_states: torch.Tensor, gate: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
+    """Add a gated change in the language model's own precision: a float32 gate would widen all that follows it."""
+    return hidden_states + (gate.tanh() * change).to(hidden_states.dtype)
 
 
 class CosmoDecoderLayer(GradientCheckpointingLayer):
