@@ -17,9 +17,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPVisionConfig, CLIPVisionModel, OPTConfig, OPTForCausalLM
 
+from benchmarks.flops import needed_flops, plain_flops
 from benchmarks.table import Row, table, write_section
 from modeling_cosmo import CosmoForConditionalGeneration
 
@@ -198,77 +198,6 @@ def training_step(model: Any, inputs: dict[str, torch.Tensor]) -> Callable[[], o
             parameter.grad = None
 
     return step
-
-
-def counted_flops(step: Callable[[], object]) -> float:
-    """Floating-point operations of the matrix products that a step really runs."""
-    with FlopCounterMode(display=False) as counter:
-        step()
-    return counter.get_total_flops()
-
-
-def layer_flops(tokens: int, width: int, inner_width: int) -> float:
-    """Forward products with the weights of a transformer layer: four square projections and a feed-forward."""
-    return 2.0 * tokens * (4 * width * width + 2 * width * inner_width)
-
-
-def attention_flops(rows: int, queries: int, keys: int, width: int) -> float:
-    """Forward products of attention itself: scores and weighted sum."""
-    return 4.0 * rows * queries * keys * width
-
-
-def latent_attention_flops(rows: int, latents: int, media: int, width: int, inner_width: int) -> float:
-    """Forward products of perceiver attention with its feed-forward of four times the width."""
-    keys = media + latents
-    projections = 2.0 * rows * width * inner_width * (2 * latents + 2 * keys)
-    return (
-        projections + attention_flops(rows, latents, keys, inner_width) + 2.0 * rows * latents * 2 * width * 4 * width
-    )
-
-
-def plain_flops(config: Any, rows: int, length: int) -> float:
-    """Forward and backward of a language model that trains whole: the backward takes twice the forward."""
-    tokens, width = rows * length, config.hidden_size
-    layer = layer_flops(tokens, width, config.ffn_dim) + attention_flops(rows, length, length, width)
-    return 3 * (config.num_hidden_layers * layer + 2.0 * tokens * width * config.vocab_size)
-
-
-def needed_flops(config: Any, rows: int, length: int, pictures: int) -> float:
-    """What a training step of CosMo cannot do without.
-
-    Forward alone: vision tower and lower half. Forward and gradient of the activations (attention: of queries, keys
-    and values): frozen upper layers and head. Forward and both gradients: resampler, gated blocks, text pool.
-    """
-    text, vision, num_media = config.text_config, config.vision_config, rows * pictures
-    tokens, width = rows * length, text.hidden_size
-    weights = layer_flops(tokens, width, text.ffn_dim)
-    attention = attention_flops(rows, length, length, width)
-    num_upper = text.num_hidden_layers - config.unimodal_depth
-    language = config.unimodal_depth * (weights + attention) + num_upper * (2 * weights + 3 * attention)
-    head = 2 * 2.0 * tokens * width * text.vocab_size
-
-    num_patches = (vision.image_size // vision.patch_size) ** 2
-    frame = layer_flops(num_patches + 1, vision.hidden_size, vision.intermediate_size) + attention_flops(
-        1, num_patches + 1, num_patches + 1, vision.hidden_size
-    )
-    embed = 2.0 * num_patches * 3 * vision.patch_size**2 * vision.hidden_size
-    tower = num_media * (vision.num_hidden_layers * frame + embed)
-
-    inner = config.resampler_heads * config.resampler_head_dim
-    resampler = config.resampler_depth * latent_attention_flops(
-        num_media, config.num_latents, num_patches, vision.hidden_size, inner
-    )
-    inner = config.cross_attention_heads * config.cross_attention_head_dim // config.compress_ratio
-    visual_tokens = num_media * config.num_visual_tokens
-    block = (
-        2.0 * inner * (2 * tokens * width + 2 * visual_tokens * vision.hidden_size)
-        + attention_flops(rows, length, pictures * config.num_visual_tokens, inner)
-        + 2.0 * tokens * 2 * width * (config.feed_forward_factor * width // config.compress_ratio)
-    )
-    inner = config.cross_attention_heads * config.cross_attention_head_dim
-    pool = latent_attention_flops(rows, 1, length, width, inner)
-    trained = 3 * (resampler + len(config.block_positions) * block + pool)
-    return language + head + tower + trained
 
 
 def training(rounds: int) -> list[Row]:

@@ -18,25 +18,31 @@ class Row:
 
     name: str
     """What was measured."""
-    value: float
-    """The figure."""
+    value: float | None
+    """The figure; `None` where it could not be measured."""
     goal: str = ""
     """What it must reach, such as `<= 1.20`; empty: reported only."""
     unit: str = "x"
     """`x` for a ratio."""
     detail: str = ""
     """The times behind a ratio, for example."""
+    missing: str = ""
+    """Why there is no figure."""
 
     @property
     def reached(self) -> bool:
         """Whether the goal, if there is one, is reached."""
         if not self.goal:
             return True
+        if self.value is None:
+            return False
         relation, number = self.goal.split()
         return self.value <= float(number) if relation == "<=" else self.value >= float(number)
 
     def line(self) -> str:
         """As a line of a Markdown table."""
+        if self.value is None:
+            return f"| {self.name} | not measured | {self.goal} | | {self.missing} |"
         mark = "" if not self.goal else "yes" if self.reached else "**no**"
         return f"| {self.name} | {self.value:.3g} {self.unit} | {self.goal} | {mark} | {self.detail} |"
 
@@ -58,15 +64,23 @@ def machine() -> str:
     return f"{name}, Python {platform.python_version()}, {packages}"
 
 
-def write_section(title: str, command: str, notes: str, rows: list[Row]) -> None:
-    """Replace the section of this title in docs/benchmarks.md, or append it."""
-    revision = subprocess.run(
+def code_revision() -> str:
+    """Short name of the commit that is checked out."""
+    asked = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=PAGE.parent, capture_output=True, text=True, check=False
-    ).stdout.strip()
-    day = datetime.now(UTC).date().isoformat()
-    section = (
-        f"## {title}\n\n`{command}` on {day}, code {revision or 'unknown'}: {machine()}.\n\n{notes}\n\n{table(rows)}\n"
     )
+    return asked.stdout.strip() or "unknown"
+
+
+def write_section(title: str, command: str, notes: str, rows: list[Row]) -> None:
+    """Replace the section of this title in docs/benchmarks.md, or append it: made today, by this code, here."""
+    day = datetime.now(UTC).date().isoformat()
+    replace_section(title, f"`{command}` on {day}, code {code_revision()}: {machine()}.\n\n{notes}\n\n{table(rows)}")
+
+
+def replace_section(title: str, body: str) -> None:
+    """Replace the section of this title in docs/benchmarks.md, or append it."""
+    section = f"## {title}\n\n{body}\n"
     page = PAGE.read_text() if PAGE.exists() else "# Benchmarks\n"
     pattern = re.compile(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
     page, known = pattern.subn(lambda _: f"{section}\n", page)

@@ -5,7 +5,8 @@ import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, OPTConfig, OPTForCausalLM
 
 from benchmarks.data import gap_to_definition
-from benchmarks.model import counted_flops, needed_flops, plain_flops, training_step
+from benchmarks.flops import counted_flops, needed_flops, plain_flops
+from benchmarks.model import training_step
 from benchmarks.table import Row
 from modeling_cosmo import CosmoForConditionalGeneration
 
