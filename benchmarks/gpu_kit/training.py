@@ -98,23 +98,39 @@ def sweep(setup: Setup, model: Any, kind: str, sizes: tuple[int, ...]) -> list[d
     Raises:
         torch.OutOfMemoryError: if not even the first fits.
     """
-    optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=setup.device.type == "cuda"
-    )
-    peak, _ = peak_rate(setup.device)
+    optimizer = torch.optim.AdamW(trained(model), lr=1e-5, fused=setup.device.type == "cuda")
+    step_on = lambda inputs: training_step(model, inputs, optimizer)
+    return try_sizes(setup, model.config, kind, sizes, step_on, optimizer)
+
+
+def trained(model: Any) -> list[torch.nn.Parameter]:
+    """The parameters that train."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def try_sizes(
+    setup: Setup,
+    config: Any,
+    kind: str,
+    sizes: tuple[int, ...],
+    step_on: Callable[[dict[str, Any]], Callable[[], None]],
+    optimizer: torch.optim.Optimizer,
+) -> list[dict[str, Any]]:
+    """Figures of ascending micro-batches, as long as they fit, there is time, and the last one was no worse.
+
+    Raises:
+        torch.OutOfMemoryError: if not even the first fits.
+    """
+    (peak, _), data = peak_rate(setup.device), KINDS[kind]
     runs: list[dict[str, Any]] = []
     for size in sizes:
         if runs and setup.time_is_up():
             break
-        data = KINDS[kind]
-        flops = needed_flops(
-            model.config, size, data.length, data.media, frames=data.frames, contrastive=data.contrastive
-        )
+        flops = needed_flops(config, size, data.length, data.media, frames=data.frames, contrastive=data.contrastive)
         try:
-            inputs = training_inputs(setup.shape, kind, size, setup.device)
-            step = training_step(model, inputs, optimizer)
+            step = step_on(training_inputs(setup.shape, kind, size, setup.device))
             runs.append(measure_step(step, setup, size, data.length, flops, peak))
-            del step, inputs
+            del step
         except torch.OutOfMemoryError:
             if not runs:
                 raise
@@ -122,7 +138,7 @@ def sweep(setup: Setup, model: Any, kind: str, sizes: tuple[int, ...]) -> list[d
         finally:
             optimizer.zero_grad(set_to_none=True)
             free_memory(setup.device)
-        if runs[-1]["utilisation"] < WORSE * max(run["utilisation"] for run in runs):
+        if runs[-1]["samples_per_s"] < WORSE * max(run["samples_per_s"] for run in runs):
             break
     return runs
 
@@ -205,25 +221,8 @@ def against_released(setup: Setup, variant: str, kind: str, best: dict[tuple[str
     if ours is None:
         raise RuntimeError("our own way was not measured")
     with released_way(setup, variant) as (model, optimizer, scaler):
-        peak, _ = peak_rate(setup.device)
-        runs: list[dict[str, Any]] = []
-        for size in setup.shape.micro_batches[kind]:
-            if runs and setup.time_is_up():
-                break
-            try:
-                inputs = training_inputs(setup.shape, kind, size, setup.device)
-                step = released_step(model, inputs, optimizer, scaler)
-                runs.append(measure_step(step, setup, size, KINDS[kind].length, 0.0, peak))
-                del step, inputs
-            except torch.OutOfMemoryError:
-                if not runs:
-                    raise
-                break
-            finally:
-                optimizer.zero_grad(set_to_none=True)
-                free_memory(setup.device)
-            if runs[-1]["samples_per_s"] < WORSE * max(run["samples_per_s"] for run in runs):
-                break
+        step_on = lambda inputs: released_step(model, inputs, optimizer, scaler)
+        runs = try_sizes(setup, model.config, kind, setup.shape.micro_batches[kind], step_on, optimizer)
     released = max(runs, key=lambda run: run["samples_per_s"])
     return Measured(
         value=ours["samples_per_s"] / released["samples_per_s"],
@@ -239,7 +238,7 @@ def released_way(setup: Setup, variant: str) -> Iterator[tuple[Any, torch.optim.
     model.set_attn_implementation("eager")
     model.freeze_towers()
     model.train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
+    optimizer = torch.optim.AdamW(trained(model), lr=1e-5)
     yield model, optimizer, torch.amp.GradScaler(setup.device.type)
 
 
