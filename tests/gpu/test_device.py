@@ -109,7 +109,7 @@ def test_frozen_bfloat16_trains_beside_float32_under_autocast(model, inputs):
 @pytest.fixture
 def process_group(tmp_path):
     distributed.init_process_group(
-        "nccl" if HAS_GPU else "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
+        "nccl" if HAS_GPU else "gloo", init_method=(tmp_path / "store").as_uri(), rank=0, world_size=1
     )
     yield
     distributed.destroy_process_group()
