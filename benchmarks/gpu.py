@@ -8,7 +8,7 @@ row to DIR/results.jsonl as soon as it is measured: a run that is cut off leaves
     python -m benchmarks.gpu --output DIR --write                                       put DIR's rows into the page
 
 `--write` measures nothing, so that results can come from another machine. Without DIR/results.jsonl the page says
-"not measured" in every row.
+"not measured" in every row. In a copy of the code without git, COSMO_REVISION names its commit.
 
 Exit status: 0 when every row was measured or says why not (memory, time); 1 when one failed, or a result is not
 right; 2 for a wrong call.
@@ -30,6 +30,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import transformers
 
@@ -41,17 +42,21 @@ from benchmarks.table import Row, code_revision, replace_section, table
 
 SECTIONS = {  # name -> (module, title, share of the minutes)
     "right": ("right", "Right", 45),
-    "training": ("training", "Training step", 125),
-    "generation": ("generation", "Generation", 65),
+    "training": ("training", "Training step", 130),
+    "generation": ("generation", "Generation", 85),
     "input": ("feeding", "Input", 25),
-    "run": ("real_run", "A real run", 120),
+    "run": ("real_run", "A real run", 95),
     "profile": ("hot_spots", "Where the time goes", 30),
 }
 ROOT = Path(__file__).parents[1]
 GRACE_S = {"cuda": 20.0, "cpu": 60.0}
 """A cell that began before the end of its section's time may go on for so long; then the section is stopped."""
-FAILED = ("failed:", "stopped", "the section ended")
+STOPPED = "stopped"
+FAILED = ("failed:", STOPPED, "the section ended")
+"""Beginnings of reasons that make the exit status 1."""
 HEAVIEST = "heaviest"
+FIXTURES = "outputs of "
+"""Begins the rows that are named after the fixtures found."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,7 +85,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=7.0, help="for all sections together")
     parser.add_argument("--device", default="cuda", metavar="cuda|cpu")
     parser.add_argument("--write", action="store_true", help="put the rows of DIR into docs/benchmarks.md")
-    parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)  # a section, up to a deadline, in this process
+    parser.add_argument("--run", nargs=3, help=argparse.SUPPRESS)  # what `run_process` starts
     return parser.parse_args(arguments)
 
 
@@ -104,6 +109,13 @@ def check(options: argparse.Namespace) -> list[str]:
         raise ValueError(
             f"torch {torch.__version__} sees no CUDA device; --device cpu --shape tiny tries the kit itself"
         )
+    for name in sections:
+        try:
+            importlib.import_module(f"benchmarks.gpu_kit.{SECTIONS[name][0]}")
+        except ImportError as error:
+            raise ValueError(
+                f"section {name} cannot be loaded: {error}; `pip install -e .[all]`, or leave it out"
+            ) from None
     if "right" in sections:
         importlib.import_module("benchmarks.gpu_kit.right").fixtures()
     return sections
@@ -116,7 +128,8 @@ def run_all(options: argparse.Namespace, sections: list[str]) -> int:
     end_of_line(results)
     machine = describe_machine(options)
     print(machine, flush=True)
-    deadline = time.monotonic() + 60 * options.minutes
+    started_s = time.time() - psutil.Process().create_time()  # ago: importing torch is part of the minutes
+    deadline = time.monotonic() + 60 * options.minutes - started_s
     kept_before = len(read_rows(results))
     for index, name in enumerate(sections):
         shares = [SECTIONS[other][2] for other in sections[index:]]
@@ -131,34 +144,46 @@ def run_all(options: argparse.Namespace, sections: list[str]) -> int:
 
 
 def run_apart(options: argparse.Namespace, name: str, seconds: float, results: Path, machine: str) -> None:
-    """One section in a process of its own; rows that it did not come to are added for it."""
+    """One section in a process of its own.
+
+    If the process dies, another one goes on; a cell at which two die, or one at its first, gets a row that says so.
+    """
     print(f"\n{SECTIONS[name][1]} ({seconds:.0f} s)", flush=True)
+    deadline, before = time.monotonic() + seconds, len(read_rows(results))
+    cells = list_cells(name, options)
+    while (done := len(read_rows(results)) - before) < len(cells):
+        ended = run_process(options, name, deadline, done)
+        end_of_line(results)
+        if not ended:
+            return
+        now = len(read_rows(results)) - before
+        out_of_time = ended.startswith(STOPPED)
+        lost = cells[now:] if out_of_time else cells[now : now + 1] if now == done else []
+        for cell in lost:
+            row = Row(name=cell.name, value=None, goal=cell.goal, unit=cell.unit, missing=ended)
+            append(results, row_to_json(name, machine, row, {}))
+            print(row.line(), flush=True)
+
+
+def run_process(options: argparse.Namespace, name: str, deadline: float, skip: int) -> str:
+    """The cells of a section behind the first `skip`; returns why the process did not come to its end, or nothing."""
     command = [
         sys.executable, "-m", "benchmarks.gpu", "--output", str(options.output), "--shape", options.shape,
-        "--device", options.device, "--sections", name, "--run", name, f"{time.monotonic() + seconds:.1f}",
+        "--device", options.device, "--sections", name, "--run", name, f"{deadline:.1f}", str(skip),
     ]  # fmt: skip
     environment = dict(os.environ)
     if options.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
-    before, ended, grace_s = len(read_rows(results)), "", GRACE_S[options.device]
-    log = options.output / f"{name}.log"
-    with log.open("w") as errors:
+    log, grace_s = options.output / f"{name}.log", GRACE_S[options.device]
+    with log.open("a" if skip else "w") as errors:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=errors, start_new_session=True)
         try:
-            if process.wait(timeout=seconds + grace_s):
-                ended = f"the section ended with exit status {process.returncode}: see {log.name}"
+            status = process.wait(timeout=max(0.0, deadline - time.monotonic()) + grace_s)
         except subprocess.TimeoutExpired:
-            ended = f"stopped: not done {grace_s:.0f} s after its {seconds:.0f} s"
+            return f"{STOPPED}: not done {grace_s:.0f} s after its time"
         finally:
             stop_session(process)
-    if ended:
-        end_of_line(results)
-        done = {row["name"] for row in read_rows(results)[before:]}
-        for cell in list_cells(name, options):
-            if cell.name not in done:
-                row = Row(name=cell.name, value=None, goal=cell.goal, unit=cell.unit, missing=ended)
-                append(results, row_to_json(name, machine, row, {}))
-                print(row.line(), flush=True)
+    return f"the section ended with exit status {status}: see {log.name}" if status else ""
 
 
 def stop_session(process: subprocess.Popen[bytes]) -> None:
@@ -168,8 +193,8 @@ def stop_session(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def run_section(options: argparse.Namespace, name: str, deadline: str) -> None:
-    """Measure the cells of one section, in this process, up to a deadline by the machine's monotonic clock."""
+def run_section(options: argparse.Namespace, name: str, deadline: str, skip: str) -> None:
+    """Measure the cells of a section behind the first `skip`, here, up to a deadline by the monotonic clock."""
     results, machine = options.output / "results.jsonl", describe_machine(options)
     setup = make_setup(options, name, float(deadline))
     shutil.rmtree(setup.folder, ignore_errors=True)
@@ -179,7 +204,7 @@ def run_section(options: argparse.Namespace, name: str, deadline: str) -> None:
         append(results, row_to_json(name, machine, row, figures))
         print(row.line(), flush=True)
 
-    run_cells(section_cells(name, setup), setup, keep)
+    run_cells(section_cells(name, setup)[int(skip) :], setup, keep)
     shutil.rmtree(setup.folder, ignore_errors=True)
 
 
@@ -273,13 +298,19 @@ def page(options: argparse.Namespace, machine: str, newest: Mapping[tuple[str, s
         "Right results, speed and a real run on one GPU, from weights drawn on it; ratios are taken in one process. "
         "Frozen towers in bfloat16, what trains in float32 under autocast, the optimizer's step included; compiled "
         "training compiles each layer by itself. A step inside `generate` includes what the library does between two "
-        "passes, on both sides. What the rows mean stands in the sections' modules in `benchmarks/gpu_kit`.",
+        "passes, on both sides. Batches are not padded; real ones take kernels with masks. The sections' modules in "
+        "`benchmarks/gpu_kit` say what the rows mean.",
         f"**Operations.** {rule_of_operations()}",
     ]
     kernels = []
     for name, (_, title, _) in SECTIONS.items():
         rows = []
-        for cell in list_cells(name, options):
+        planned = list_cells(name, options)
+        unplanned = [record for key, record in newest.items() if key[0] == name and key[1] not in names_of(planned)]
+        if unplanned:  # fixtures that are elsewhere than here: they take the place of these
+            planned = [cell for cell in planned if not cell.name.startswith(FIXTURES)]
+            rows = [to_row(record) for record in unplanned]
+        for cell in planned:
             record = newest.get((name, cell.name))
             rows.append(
                 to_row(record)
@@ -291,6 +322,11 @@ def page(options: argparse.Namespace, machine: str, newest: Mapping[tuple[str, s
         parts.append(f"### {title}\n\n{table(rows)}")
     parts += [f"Heaviest kernels, {name}:\n\n{kernel_table(rows)}" for name, rows in kernels]
     return "\n\n".join(parts)
+
+
+def names_of(cells: Sequence[Cell]) -> set[str]:
+    """Names of cells."""
+    return {cell.name for cell in cells}
 
 
 def rule_of_operations() -> str:

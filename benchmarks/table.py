@@ -1,5 +1,6 @@
 """A benchmark's results as rows, and their section of docs/benchmarks.md."""
 
+import os
 import platform
 import re
 import subprocess
@@ -65,11 +66,14 @@ def machine() -> str:
 
 
 def code_revision() -> str:
-    """Short name of the commit that is checked out."""
-    asked = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=PAGE.parent, capture_output=True, text=True, check=False
-    )
-    return asked.stdout.strip() or "unknown"
+    """Short name of the commit that is checked out; in a copy without git, what COSMO_REVISION says."""
+    try:
+        asked = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=PAGE.parent, capture_output=True, text=True, check=False
+        ).stdout.strip()
+    except OSError:
+        asked = ""
+    return asked or os.environ.get("COSMO_REVISION", "unknown")
 
 
 def write_section(title: str, command: str, notes: str, rows: list[Row]) -> None:

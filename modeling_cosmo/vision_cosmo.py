@@ -3,9 +3,13 @@
 Shape letters: N pictures, P patches, D width.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
+
+
+HALF = (torch.float16, torch.bfloat16)
 
 
 def encode_patches(tower: Any, pixel_values: torch.Tensor, patch_tokens: str, **kwargs: Any) -> Any:
@@ -21,11 +25,22 @@ def encode_patches(tower: Any, pixel_values: torch.Tensor, patch_tokens: str, **
     Returns:
         The tower's output, its `last_hidden_state` the patch tokens of shape `(N, P, D)`.
     """
-    outputs = tower(pixel_values=pixel_values.to(tower.dtype), **kwargs)
+    with _own_precision(tower, pixel_values.device.type):
+        outputs = tower(pixel_values=pixel_values.to(tower.dtype), **kwargs)
     if hasattr(tower.embeddings, "class_embedding"):
         patches = outputs.last_hidden_state[:, 1:]
         outputs.last_hidden_state = tower.post_layernorm(patches) if patch_tokens == "after_ln_post" else patches
     return outputs
+
+
+def _own_precision(tower: Any, device_type: str) -> Any:
+    """Keep a tower that is wholly in half precision out of autocast, which on a GPU widens its stream to float32.
+
+    There every LayerNorm gives float32, CLIP's first one too, so that all its layers would move twice the bytes.
+    """
+    if not torch.is_autocast_enabled(device_type) or any(weight.dtype not in HALF for weight in tower.parameters()):
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)
 
 
 def check_axes(pixel_values: torch.Tensor) -> None:

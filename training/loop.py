@@ -1,11 +1,13 @@
 """The training loop on Accelerate: one process or many, stopped and resumed as if it had never stopped."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from tqdm import tqdm
 
@@ -38,24 +40,38 @@ def train(config: TrainingConfig, output: str | Path) -> Path:
     """
     output = Path(output)
     check_same_run(output, config)
-    accelerator = build_accelerator(config)
-    if accelerator.is_main_process:
-        recover(output)
-        recover(output / "checkpoints")
-    accelerator.wait_for_everyone()
-    checkpoints = list_checkpoints(output / "checkpoints")
-    if (output / "model").is_dir() and checkpoints and checkpoints[-1].name == f"step-{config.max_steps}":
-        accelerator.print(f"{output} is finished: {config.max_steps} steps, model in {output / 'model'}")
-        return output / "model"
-    run = Run(config, output, accelerator)
-    if checkpoints:
-        run.resume(checkpoints[-1])
-    try:
+    with one_run(config) as accelerator:
+        if accelerator.is_main_process:
+            recover(output)
+            recover(output / "checkpoints")
+        accelerator.wait_for_everyone()
+        checkpoints = list_checkpoints(output / "checkpoints")
+        if (output / "model").is_dir() and checkpoints and checkpoints[-1].name == f"step-{config.max_steps}":
+            accelerator.print(f"{output} is finished: {config.max_steps} steps, model in {output / 'model'}")
+            return output / "model"
+        run = Run(config, output, accelerator)
+        if checkpoints:
+            run.resume(checkpoints[-1])
         with stop_request() as stop:
             run.fit(stop)
         return run.finish()
+
+
+@contextmanager
+def one_run(config: TrainingConfig) -> Iterator[Accelerator]:
+    """An accelerator for one run, which leaves nothing behind: a later run in this process may take another precision.
+
+    Accelerate keeps its settings for the whole process. They are cleared, as `TrainingArguments` of transformers does
+    it, unless they were there before.
+    """
+    is_ours = not AcceleratorState._shared_state
+    accelerator = build_accelerator(config)
+    try:
+        yield accelerator
     finally:
         accelerator.end_training()
+        if is_ours:
+            AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def build_accelerator(config: TrainingConfig) -> Accelerator:

@@ -59,19 +59,26 @@ class Cell:
     measure: Callable[[], Measured]
     goal: str = ""
     unit: str = "x"
+    needs_s: float = 0.0
+    """Seconds that it takes on a GPU at the least, where that is long: with less left it does not begin."""
 
 
 def run_cells(cells: Iterable[Cell], setup: Setup, keep: Callable[[Row, Mapping[str, Any]], None]) -> None:
     """Measure one cell after the other and hand each row on at once.
 
     A cell that fails, or that the memory is too small for, leaves a row that says so, and the next one begins.
+
+    Raises:
+        torch.AcceleratorError: after a row that says so: no later call on this device would work in this process.
     """
     for cell in cells:
         started = time.monotonic()
         missing, figures = "", {}
         found: Measured | None = None
-        if setup.time_is_up():
-            missing = "no time left"
+        fatal: Exception | None = None
+        needs_s = cell.needs_s if setup.device.type == "cuda" else 0.0
+        if setup.seconds_left() <= needs_s:
+            missing = "no time left" + (f": it takes at least {needs_s:.0f} s" if needs_s else "")
         else:
             try:
                 found = cell.measure()
@@ -79,6 +86,7 @@ def run_cells(cells: Iterable[Cell], setup: Setup, keep: Callable[[Row, Mapping[
                 missing = describe_shortage(error)
             except Exception as error:  # the row carries what went wrong; the other cells are worth their time
                 missing = f"failed: {type(error).__name__}: {first_line(error)}"
+                fatal = error if isinstance(error, torch.AcceleratorError) else None
         if found is not None:
             figures = {**found.figures, "seconds": round(time.monotonic() - started, 2)}
         row = Row(
@@ -86,6 +94,8 @@ def run_cells(cells: Iterable[Cell], setup: Setup, keep: Callable[[Row, Mapping[
             detail=found.detail if found else "", missing=missing,
         )  # fmt: skip
         keep(row, figures)
+        if fatal:
+            raise fatal
         found = None
         free_memory(setup.device)
 

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, CLIPVisionConfig
 
 from benchmarks.gpu_kit.cells import Cell, Measured, Setup, num_processors
 from benchmarks.gpu_kit.shapes import KINDS, cosmo_model, hold_for_training
-from benchmarks.gpu_kit.training import training_step
+from benchmarks.gpu_kit.training import make_optimizer, training_step
 from dataset_builder.decode import frames_at, middle_times
 from dataset_builder.toy.train_towers import SHIPPED
 from dataset_builder.toy.videos import encode_mp4
@@ -80,7 +80,9 @@ def write_videos(folder: Path) -> list[Path]:
     return paths
 
 
-def batches(setup: Setup, workers: int, rows: int, num: int) -> Iterator[dict[str, torch.Tensor]]:
+def batches(
+    setup: Setup, workers: int, rows: int, num: int, prefetch_factor: int = 4
+) -> Iterator[dict[str, torch.Tensor]]:
     """So many batches of clips from worker processes."""
     vision = CLIPVisionConfig(**setup.shape.vision)
     processor = CosmoProcessor.from_towers(
@@ -88,7 +90,7 @@ def batches(setup: Setup, workers: int, rows: int, num: int) -> Iterator[dict[st
     )
     clips = Clips(write_videos(setup.folder), processor, setup.shape.visual_token_id, rows * num)
     loader: DataLoader[Any] = DataLoader(
-        clips, batch_size=rows, num_workers=workers, prefetch_factor=4, persistent_workers=False,
+        clips, batch_size=rows, num_workers=workers, prefetch_factor=prefetch_factor,
         pin_memory=setup.device.type == "cuda",
     )  # fmt: skip
     return iter(loader)
@@ -108,17 +110,33 @@ def rows_of(setup: Setup) -> int:
 
 
 def decoding_rate(setup: Setup, workers: int) -> Measured:
-    """Clips of three frames a second, after the workers have started."""
-    rows, num = rows_of(setup), 12 if setup.device.type == "cuda" else 4
-    found = batches(setup, workers, rows, num)
-    next(found)
-    started = time.perf_counter()
-    count = sum(len(batch["input_ids"]) for batch in found)
-    rate = count / (time.perf_counter() - started)
+    """Clips of three frames a second, while all workers are at work."""
+    rows, num = (8, 6 * workers) if setup.device.type == "cuda" else (2, 8)
+    rate = rows * steady_rate(batches(setup, workers, rows, num, prefetch_factor=1), num, workers)
     height, width = SIZE_PX
     return Measured(
-        value=rate, detail=f"{NUM_FRAMES} frames of {width}x{height} H.264 each, {rate / workers:.0f} a worker"
+        value=rate,
+        detail=f"{NUM_FRAMES} frames of {width}x{height} H.264 each; {workers} workers, {rate / workers:.0f} a worker",
     )
+
+
+def steady_rate(
+    batches: Iterable[Any], num: int, workers: int, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Batches a second between the start of the workers and their end.
+
+    The first two of each worker were under way while they started, and at the end some have nothing left to do.
+
+    Args:
+        batches: handed out in order, made by the workers meanwhile.
+        num: of them; more than three times the workers.
+        workers: that make them.
+        clock: in seconds.
+    """
+    times = [clock() for _ in batches]
+    assert len(times) == num > 3 * workers
+    first, last = 2 * workers - 1, num - workers - 1
+    return (last - first) / (times[last] - times[first])
 
 
 def waiting(setup: Setup, workers: int) -> Measured:
@@ -126,7 +144,7 @@ def waiting(setup: Setup, workers: int) -> Measured:
     rows, num = rows_of(setup), 16 if setup.device.type == "cuda" else 4
     variant = next(iter(setup.shape.variants))
     model = hold_for_training(cosmo_model(setup.shape, variant, setup.device, torch.bfloat16))
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
+    optimizer = make_optimizer(model, setup.device)
 
     def step(batch: dict[str, torch.Tensor]) -> None:
         inputs = {name: value.to(setup.device, non_blocking=True) for name, value in batch.items()}

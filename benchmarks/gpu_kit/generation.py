@@ -1,7 +1,9 @@
 """Generation beside the plain language model of the same shape, both in bfloat16, as ratios within one process."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -14,29 +16,34 @@ from benchmarks.gpu_kit.shapes import PADDING, cosmo_model, plain_model, random_
 
 
 BEAMS = 3
+COMPILING_S = 50.0
+"""Two models of 24 layers, on a machine that has neither graph yet."""
 TEXT = ("input_ids", "attention_mask")
 
 
 def cells(setup: Setup) -> list[Cell]:
-    """Single steps first, then whole calls."""
+    """Single steps, then whole calls; what compiles for half a minute comes late."""
     first, *others = setup.shape.variants
     few, *_, many = setup.shape.batches
     some = setup.shape.pictures[len(setup.shape.pictures) // 2]
     step = lambda variant, batch, compiled, goal="": Cell(
         name=f"decode step, {_kind(compiled)}, {variant}, batch {batch}", goal=goal,
         measure=partial(compiled_step if compiled else eager_step, setup, variant, batch),
+        needs_s=COMPILING_S if compiled else 0.0,
     )  # fmt: skip
     call = lambda batch, pictures, beams, compiled=False: Cell(
         name=f"{'greedy' if beams == 1 else f'beam {beams}'}, {setup.shape.new_tokens} tokens, {pictures} "
         f"picture{'s' if pictures > 1 else ''}, {_kind(compiled)}, {first}, batch {batch}",
         measure=partial(whole_call, setup, first, batch, pictures, beams, compiled=compiled),
+        needs_s=COMPILING_S if compiled else 0.0,
     )
     return [
-        step(first, few, True, "<= 1.15"),
         *(step(variant, batch, False) for variant in (first, *others) for batch in (few, many)),
         *(call(few, pictures, 1) for pictures in setup.shape.pictures),
+        step(first, few, True, "<= 1.15"),
         call(few, some, BEAMS),
         call(many, 1, 1),
+        call(many, 1, BEAMS),
         call(few, some, 1, True),
         step(first, many, True),
         *(step(other, few, True) for other in others),
@@ -136,11 +143,15 @@ class StepClock(LogitsProcessor):
 
     def seconds_a_step(self, skip: int = 2) -> float:
         """Mean over the steps after the first ones, which read the prompt and may compile."""
-        first, last, num = self.marks[skip], self.marks[-1], len(self.marks) - 1 - skip
+        last = len(self.marks) - 1
+        return self.seconds_between(skip, last) / (last - skip)
+
+    def seconds_between(self, one: int, other: int) -> float:
+        """From the scores of one step to those of another."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-            return float(first.elapsed_time(last)) / 1e3 / num
-        return float(last - first) / num
+            return float(self.marks[one].elapsed_time(self.marks[other])) / 1e3
+        return float(self.marks[other] - self.marks[one])
 
 
 def generate_options(setup: Setup, *, compiled: bool, beams: int = 1) -> dict[str, Any]:
@@ -163,35 +174,37 @@ def generate_options(setup: Setup, *, compiled: bool, beams: int = 1) -> dict[st
 def compiled_step(setup: Setup, variant: str, batch: int) -> Measured:
     """A step inside `generate`, its own work between two passes of the model included, on both sides."""
     pictures = setup.shape.pictures[len(setup.shape.pictures) // 2]
-    fresh_compiler()
+    torch._dynamo.reset()
     inputs, models = prompts(setup, batch, pictures), build_pair(setup, variant)
     options = generate_options(setup, compiled=True)
     given = {"plain": text_of(inputs), "cosmo": inputs}
     times: dict[str, list[float]] = {name: [] for name in models}
+    first_s: dict[str, list[float]] = {name: [] for name in models}
     for index in range(setup.shape.rounds + 2):  # two rounds compile and record
         for name, model in models.items():
             clock = StepClock(setup.device)
-            model.generate(**given[name], **options, logits_processor=LogitsProcessorList([clock]))
+            with fully_compiled(setup) if index == 0 else nullcontext():
+                model.generate(**given[name], **options, logits_processor=LogitsProcessorList([clock]))
             if index >= 2:
                 times[name].append(clock.seconds_a_step())
-    check_compiled()
-    return ratio(times, ["plain"])
+                first_s[name].append(clock.seconds_between(0, 1))
+    found = ratio(times, ["plain"])
+    return replace(found, figures={**found.figures, "first_step_s": first_s})
 
 
-def fresh_compiler() -> None:
-    """Forget what was compiled before."""
-    torch._dynamo.reset()
-    counters.clear()
-
-
-def check_compiled() -> None:
-    """Refuse figures of a compiled way that was none.
+@contextmanager
+def fully_compiled(setup: Setup) -> Iterator[None]:
+    """Refuse figures of a compiled way that was none: around the first call of one model.
 
     Raises:
-        RuntimeError: if nothing has been compiled since the last reset.
+        RuntimeError: if nothing was compiled inside, or on a GPU a graph was not recorded.
     """
+    counters.clear()
+    yield
     if not counters["stats"]["unique_graphs"]:
         raise RuntimeError("transformers did not compile the decoding step")
+    if setup.device.type == "cuda" and (skips := counters["inductor"]["cudagraph_skips"]):
+        raise RuntimeError(f"{skips} graphs run without CUDA graphs")
 
 
 @torch.no_grad()
@@ -205,7 +218,9 @@ def whole_call(setup: Setup, variant: str, batch: int, pictures: int, beams: int
         "cosmo": partial(models["cosmo"].generate, **inputs, **options),
     }
     if compiled:
-        fresh_compiler()
-        interleaved(setup, calls, 1)  # compiles and records
-        check_compiled()
+        torch._dynamo.reset()
+        for name in ("plain", "cosmo"):
+            with fully_compiled(setup):
+                calls[name]()
+        interleaved(setup, calls, 1)  # records what is still to be recorded
     return ratio(interleaved(setup, calls, setup.shape.rounds), ["plain", "vision tower"])

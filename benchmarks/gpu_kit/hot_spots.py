@@ -3,6 +3,7 @@
 Three steps of training and eight of decoding under torch's profiler. On a CPU its operators stand in for kernels.
 """
 
+import time
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -17,14 +18,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.gpu_kit.cells import Cell, Measured, Setup
 from benchmarks.gpu_kit.generation import prompts, text_of
 from benchmarks.gpu_kit.shapes import cosmo_model, hold_for_training, plain_model, training_inputs
-from benchmarks.gpu_kit.training import training_step
+from benchmarks.gpu_kit.training import make_optimizer, training_step
 
 
 HEAVIEST = 20
 STEPS, DECODE_STEPS = 3, 8
-WAITING_OPERATORS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "unique", "masked_select")
-"""Operators whose result, or its size, the host has to know before it can go on. Copies from device to host and
-picking by a boolean mask wait as well."""
+WAITING_OPERATORS = (
+    "_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "_unique", "_unique2", "unique_dim",
+    "unique_consecutive", "bincount",
+)  # fmt: skip
+"""Operators whose result, or its size, the host has to know before it can go on. Copies between host and device,
+repeating by a tensor and picking by a boolean mask wait as well."""
 
 
 def cells(setup: Setup) -> list[Cell]:
@@ -56,7 +60,7 @@ def cells(setup: Setup) -> list[Cell]:
 def one_step(setup: Setup, variant: str) -> tuple[Any, Callable[[], None], dict[str, Any]]:
     """A model held for training, its step on a middling batch of pairs, and that batch."""
     model = hold_for_training(cosmo_model(setup.shape, variant, setup.device, torch.bfloat16))
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
+    optimizer = make_optimizer(model, setup.device)
     sizes = setup.shape.micro_batches["pairs"]
     inputs = training_inputs(setup.shape, "pairs", sizes[len(sizes) // 2], setup.device)
     return model, training_step(model, inputs, optimizer), inputs
@@ -101,8 +105,11 @@ def decoding(setup: Setup, variant: str) -> Measured:
 def profiled(setup: Setup, step: Callable[[], object], steps: int, what: str) -> Measured:
     """Idle share between the first kernel and the last, and the heaviest kernels among the figures."""
     on_gpu = setup.device.type == "cuda"
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    setup.wait()
+    plain_s = unprofiled_s(setup, step, steps)
+    activities = [ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]  # both would slow the host's launches
+    with profile(activities=activities):  # starting the profiler takes time of its own
+        step()
+        setup.wait()
     with profile(activities=activities) as profiler:
         for _ in range(steps):
             step()
@@ -115,9 +122,20 @@ def profiled(setup: Setup, step: Callable[[], object], steps: int, what: str) ->
     top = ", ".join(f"{row['name'][:40]} {100 * row['share']:.0f} %" for row in heaviest[:3])
     return Measured(
         value=100 * idle,
-        detail=f"{what}; {window_us / 1e3 / steps:.2f} ms and {len(kernels) / steps:.0f} kernels a step; {top}",
-        figures={"heaviest": heaviest, "step_ms": window_us / 1e3 / steps},
+        detail=f"{what}; {window_us / 1e3 / steps:.2f} ms a step, {1e3 * plain_s:.2f} unprofiled; "
+        f"{len(kernels) / steps:.0f} kernels a step; {top}",
+        figures={"heaviest": heaviest, "step_ms": window_us / 1e3 / steps, "unprofiled_ms": 1e3 * plain_s},
     )
+
+
+def unprofiled_s(setup: Setup, step: Callable[[], object], steps: int) -> float:
+    """Seconds of a step on its own."""
+    setup.wait()
+    started = time.perf_counter()
+    for _ in range(steps):
+        step()
+    setup.wait()
+    return (time.perf_counter() - started) / steps
 
 
 def device_kernels(profiler: Any) -> list[tuple[str, float, float]]:
@@ -126,7 +144,7 @@ def device_kernels(profiler: Any) -> list[tuple[str, float, float]]:
     return [
         (event.name, event.time_range.start, event.time_range.end)
         for event in profiler.events()
-        if event.device_type == cuda and not event.name.startswith(("ProfilerStep", "Optimizer."))
+        if event.device_type == cuda and not event.is_user_annotation
     ]
 
 
@@ -179,8 +197,9 @@ class HostWaits(TorchDispatchMode):
         name = func.overloadpacket.__name__
         if (
             name in WAITING_OPERATORS
-            or (name == "_to_copy" and _leaves_the_device(args, kwargs or {}))
+            or (name in ("_to_copy", "copy_") and _changes_sides(args, kwargs or {}))
             or (name.startswith("index") and _picks_by_mask(args))
+            or (name == "repeat_interleave" and func._overloadname == "Tensor")
         ):
             self.places.append(_asked_by())
         return func(*args, **(kwargs or {}))
@@ -190,9 +209,15 @@ class HostWaits(TorchDispatchMode):
         return sum(place.startswith("modeling_cosmo") == own for place in self.places)
 
 
-def _leaves_the_device(args: Any, kwargs: dict[str, Any]) -> bool:
+def _changes_sides(args: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether a copy goes from host to device or back."""
     target = kwargs.get("device")
-    return target is not None and torch.device(target).type == "cpu" and args[0].device.type != "cpu"
+    other = args[1] if len(args) > 1 and torch.is_tensor(args[1]) else None
+    sides = {
+        args[0].device.type,
+        other.device.type if other is not None else torch.device(target or args[0].device).type,
+    }
+    return len(sides) > 1 and "cpu" in sides
 
 
 def _picks_by_mask(args: Any) -> bool:
@@ -211,12 +236,14 @@ def _asked_by() -> str:
 
 
 def training_waits(setup: Setup, variant: str, own: bool) -> Measured:
-    """Of the forward pass alone, on a batch whose texts are padded."""
-    model, step, inputs = one_step(setup, variant)
-    step()
+    """Of the forward pass alone, on documents that are padded in texts and media, as collators make them."""
+    model, _, _ = one_step(setup, variant)
+    inputs = training_inputs(setup.shape, "interleaved", setup.shape.micro_batches["interleaved"][0], setup.device)
     inputs["attention_mask"][::2, -3:] = 0
+    inputs["media_mask"] = torch.ones(inputs["pixel_values"].shape[:3], dtype=torch.bool, device=setup.device)
+    inputs["media_mask"][::2, -1:] = False
     with HostWaits() as waits, torch.autocast(setup.device.type, torch.bfloat16):
-        model(**inputs)
+        model(**inputs | {"compute_contrastive": True})
     return described(waits, own)
 
 

@@ -106,6 +106,21 @@ def test_frozen_bfloat16_trains_beside_float32_under_autocast(model, inputs):
     assert torch.linalg.norm(found - wanted) / torch.linalg.norm(wanted) < 0.05
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_tower_in_half_precision_stays_in_it_under_autocast(model, inputs, dtype):
+    """On a GPU autocast makes every norm float32; a tower in float32 still gets its help."""
+    model.to(DEVICE).model.vision_tower.to(dtype)
+    seen = []
+    for layer in model.model.vision_tower.encoder.layers:
+        layer.register_forward_hook(
+            lambda _, args, output: seen.append((torch.is_autocast_enabled(DEVICE.type), args[0].dtype))
+        )
+    with torch.autocast(DEVICE.type, torch.bfloat16):
+        model.encode_frames(inputs["pixel_values"].to(DEVICE))
+    assert len(seen) == 2
+    assert set(seen) == {(dtype == torch.float32, dtype)}
+
+
 @pytest.fixture
 def process_group(tmp_path):
     distributed.init_process_group(

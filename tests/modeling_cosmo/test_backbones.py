@@ -59,9 +59,13 @@ def test_media_arrive_and_rows_do_not_mix(kind, inputs, processor, pictures):
     assert (changes[~is_after & inputs["attention_mask"].bool()] == 0).all()
     real = inputs["attention_mask"][1].bool()
     torch.testing.assert_close(out.logits[1, real], alone.logits[0], **CLOSE)
-    assert torch.equal(out.text_embeds, text.pooler_output)
+    # The same operations, but some BLAS sum in another order when memory is aligned differently (seen on an AMD EPYC).
+    last_bits = {"atol": 1e-6, "rtol": 1e-6}
+    torch.testing.assert_close(out.text_embeds, text.pooler_output, **last_bits)
     assert len(out.hidden_states) == 5
-    assert torch.equal(out.hidden_states[2], text.last_hidden_state)  # two unimodal layers of four
+    torch.testing.assert_close(
+        out.hidden_states[2], text.last_hidden_state, **last_bits
+    )  # two unimodal layers of four
 
 
 @pytest.mark.parametrize("kind", KINDS)

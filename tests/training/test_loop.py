@@ -13,6 +13,7 @@ import pytest
 import torch
 import typer
 import yaml
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from transformers import set_seed
@@ -105,6 +106,23 @@ def test_a_run_leaves_what_it_promises(settings, reference, capfd):
     assert (reference / "model" / "modeling_cosmo.py").is_file(), "the folder carries its code"
     train(config_from_dict(settings), reference)
     assert "is finished: 5 steps" in capfd.readouterr().out
+
+
+def test_runs_of_one_process_may_differ_in_precision(settings, tmp_path):
+    """Accelerate keeps its settings for the whole process, and refuses others, unless a run clears them."""
+    few = settings | {"max_steps": 1, "warmup_steps": 0, "eval_steps": 0, "save_steps": 1}
+    for precision in (False, True, False):
+        train(config_from_dict(few | {"bf16": precision}), tmp_path / f"{precision}")
+
+
+def test_settings_of_a_caller_stay(settings, tmp_path):
+    try:
+        mine = Accelerator(cpu=True)
+        few = settings | {"max_steps": 1, "warmup_steps": 0, "eval_steps": 0, "save_steps": 1}
+        train(config_from_dict(few), tmp_path)
+        assert mine.num_processes == 1
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_only_new_parts_train_and_only_they_are_checkpointed(settings, reference):
