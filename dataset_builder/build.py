@@ -17,6 +17,7 @@ from dataset_builder.corpus_statistics import SplitStatistics, TokenCounter, tok
 from dataset_builder.draft import Draft, Fault
 from dataset_builder.engines import Engine, Work, run_local
 from dataset_builder.errors import BuildStopped
+from dataset_builder.fingerprint import assembly_fingerprint, build_fingerprint, inputs_key, video_key
 from dataset_builder.inputs import SourceVideo, find_videos, refusal, shown
 from dataset_builder.marks import Drafts
 from dataset_builder.narrate import price
@@ -34,7 +35,6 @@ from dataset_builder.schema import InterleavedVideo
 from dataset_builder.shard_index import write_index
 from dataset_builder.shards import ROW_BYTES, plan_shards, shard_name, write_shard
 from dataset_builder.stream_order import permutation
-from dataset_builder.work_state import build_fingerprint, inputs_key, video_key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +116,8 @@ def build_corpus(
         if recipe.speech and recipe.speech.captions:
             sources = with_captions(sources, Path(recipe.speech.captions), state / "captions")
         keys = [video_key(fingerprint, source) for source in sources]
-        key = inputs_key(recipe, [*keys, *sorted(f"{fault.path}: {fault.reason}" for fault in refused)])
+        faults = sorted(f"{fault.path}: {fault.reason}" for fault in refused)
+        key = inputs_key(recipe, [assembly_fingerprint(), *keys, *faults])
         summary = _finished(output_dir, key)
         if summary is None:
             work = Work(

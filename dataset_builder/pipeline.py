@@ -17,13 +17,14 @@ A stage is a callable from drafts to drafts (draft.py). To add one, say `look`:
 4. Arrays that a later corpus-level stage needs travel in `Draft` and are kept beside the record (work_state.py).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from dataset_builder.caption import CaptionStage
 from dataset_builder.deduplicate import DeduplicateStage
-from dataset_builder.draft import Draft, Stage
+from dataset_builder.draft import Draft
 from dataset_builder.filter import FilterStage
 from dataset_builder.inputs import SourceVideo
 from dataset_builder.limits import ProbeStage
@@ -38,13 +39,14 @@ from dataset_builder.select import SelectStage
 from dataset_builder.speech import SpeechStage
 
 
-def video_stages(recipe: Recipe) -> dict[str, Callable[[], Stage]]:
+def video_stages(recipe: Recipe) -> dict[str, partial[Any]]:
     """How to make the stages that see one video at a time, by their names in the recipe, in order.
 
-    Making one loads its models: an engine may make some stages here and others elsewhere. It raises `ValueError` where
-    a tool that the recipe names is missing or cannot be loaded.
+    Calling a value gives the `Stage` and loads its models, so an engine may make some stages here and others
+    elsewhere; it raises `ValueError` where a tool that the recipe names is missing or cannot be loaded. The class in
+    it tells which file the stage is in (fingerprint.py).
     """
-    stages: dict[str, Callable[[], Stage]] = {
+    stages: dict[str, partial[Any]] = {
         "probe": partial(ProbeStage, recipe.probe),
         "segment": partial(SegmentStage, recipe.segment, recipe.probe),
     }

@@ -1,16 +1,11 @@
-"""What a build remembers in `OUTPUT/.build`, so that a second run redoes nothing and an interrupted one goes on.
+"""How the outcome of one video is written to a file and read back.
 
-Every input video leaves one small JSON file, named by a key over all that its record depends on: the recipe, the
-models' weights, this package's code, and name, size, modification time of the video and of the files beside it, and
-whether they may be read. A file that is there is whole (written aside, then renamed); a key that changed is simply not
-found.
+Every input video leaves one small JSON file, whose name is a key over all that its record depends on (fingerprint.py).
+A file that is there is whole (written aside, then renamed); after a change that matters, its key is not found.
 """
 
 import base64
-import hashlib
 import json
-import os
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,36 +15,7 @@ import numpy as np
 from dataset_builder.atomic import write_whole
 from dataset_builder.draft import Draft, Fault
 from dataset_builder.inputs import SourceVideo
-from dataset_builder.model_folders import find_model
-from dataset_builder.narrate import prompt_hash
-from dataset_builder.recipe import Recipe
 from dataset_builder.schema import InterleavedVideo, from_row, to_row
-
-
-def build_fingerprint(recipe: Recipe) -> str:
-    """Changes with what a single video's record depends on.
-
-    That is: the stages of the recipe that see one video, the weights that they name, and this package's code.
-
-    Raises:
-        ValueError: where the recipe names a model that is not there.
-    """
-    parts: list[Any] = [recipe.for_one_video(), _code_fingerprint()]
-    parts += [find_model(model).fingerprint() for model in recipe.models()]
-    if recipe.narrate:
-        parts.append(prompt_hash(recipe.narrate.prompt_file))
-    parts += [Path(file).read_text(encoding="utf-8") for file in recipe.word_files()]
-    return _digest(parts)
-
-
-def video_key(fingerprint: str, source: SourceVideo) -> str:
-    """Name of the outcome of one video, under one build's fingerprint."""
-    parts: list[Any] = [fingerprint, source.split, source.video_id, source.name]
-    for path in (source.path, source.subtitles, source.truth):
-        if path is not None:
-            status = path.stat()
-            parts.append([path.name, status.st_size, status.st_mtime_ns, os.access(path, os.R_OK)])
-    return _digest(parts)
 
 
 def save_outcome(path: Path, draft: Draft) -> None:
@@ -102,19 +68,3 @@ def _unpack(packed: dict[str, Any] | None, kind: type[np.generic]) -> np.ndarray
         return None
     data = base64.b64decode(packed["base64"])
     return np.frombuffer(data, dtype=np.dtype(kind).newbyteorder("<")).reshape(packed["shape"])
-
-
-def inputs_key(recipe: Recipe, keys: Iterable[str]) -> str:
-    """Changes with any input of a build and with any key of its recipe."""
-    return _digest([recipe.as_dict(), *keys])
-
-
-def _code_fingerprint() -> str:
-    """Changes with the source of this package's stages (the toy world's own code does not matter to them)."""
-    return _digest(
-        [[path.name, path.read_text(encoding="utf-8")] for path in sorted(Path(__file__).parent.glob("*.py"))]
-    )
-
-
-def _digest(parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

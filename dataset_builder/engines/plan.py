@@ -18,10 +18,10 @@ import yaml
 
 from dataset_builder.atomic import replacing, write_whole
 from dataset_builder.engines.work import Work
+from dataset_builder.fingerprint import inputs_key
 from dataset_builder.inputs import SourceVideo
 from dataset_builder.outcomes import Outcomes
 from dataset_builder.recipe import Recipe, load_recipe
-from dataset_builder.work_state import inputs_key
 
 
 VIDEOS_PER_RANK = 32  # models are loaded once per rank: few enough to spread, enough to be worth a load

@@ -14,7 +14,7 @@ from dataset_builder.engines.cluster import ClusterSettings
 from dataset_builder.engines.plan import VIDEOS_PER_RANK, Run, make_plan
 from dataset_builder.engines.work import Work
 from dataset_builder.errors import BuildStopped
-from dataset_builder.work_state import inputs_key
+from dataset_builder.fingerprint import inputs_key
 
 
 def run_on_slurm(work: Work, cluster: ClusterSettings, videos_per_rank: int = VIDEOS_PER_RANK) -> str:

@@ -76,3 +76,15 @@ def test_a_build_there_does_all_of_it_again(corpus, videos, left):
     assert not outcomes(corpus) & old
     assert captions(corpus) == before
     assert json.loads((corpus / ".build" / "state.json").read_text())["summary"]["num_clips"] == summary.num_clips
+
+
+def test_after_an_edit_of_the_assembly_alone_outcomes_are_kept(videos, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    build_corpus(videos, out, "toy", workers=1, progress=False)
+    results = out / ".build" / "results"
+    before = {path: path.stat().st_mtime_ns for path in results.rglob("*.json")}
+    (out / "README.md").write_text("by an older card.py")
+    monkeypatch.setattr("dataset_builder.build.assembly_fingerprint", lambda: "edited")
+    assert not build_corpus(videos, out, "toy", workers=1, progress=False).up_to_date
+    assert {path: path.stat().st_mtime_ns for path in results.rglob("*.json")} == before
+    assert "by an older card.py" not in (out / "README.md").read_text()
