@@ -12,7 +12,6 @@ from typing import Any
 
 from dataset_builder.atomic import write_whole
 from dataset_builder.card import keep_common, make_card
-from dataset_builder.collection_captions import with_captions
 from dataset_builder.corpus_statistics import SplitStatistics, TokenCounter, token_counter, total
 from dataset_builder.draft import Draft, Fault
 from dataset_builder.engines import Engine, Work, run_local
@@ -35,6 +34,7 @@ from dataset_builder.schema import InterleavedVideo
 from dataset_builder.shard_index import write_index
 from dataset_builder.shards import ROW_BYTES, plan_shards, shard_name, write_shard
 from dataset_builder.stream_order import permutation
+from dataset_builder.text.collection_captions import with_captions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,11 @@ from types import MappingProxyType
 import numpy as np
 
 from dataset_builder.draft import Draft, LeftOut, each, positive, share
-from dataset_builder.language import function_words, other_language
 from dataset_builder.misplaced import find_misplaced
-from dataset_builder.personal_data import find_personal_data
 from dataset_builder.schema import Clip
-from dataset_builder.text_filters import find_sensitive_word, repeated_share
+from dataset_builder.text.language import function_words, other_language
+from dataset_builder.text.personal_data import find_personal_data
+from dataset_builder.text.text_filters import find_sensitive_word, repeated_share
 
 
 VERSION = 1

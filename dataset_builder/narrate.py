@@ -16,8 +16,8 @@ from typing import Any
 
 from dataset_builder.chat import Answer, ChatModel, ModelUnavailable, NoAnswer
 from dataset_builder.draft import Draft, each, positive
-from dataset_builder.nonsense import find_nonsense
 from dataset_builder.schema import Clip
+from dataset_builder.text.nonsense import find_nonsense
 
 
 PROMPTS = Path(__file__).parent / "prompts"

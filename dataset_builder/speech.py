@@ -1,17 +1,15 @@
 """The stage `speech`: what is said in a video, every sentence in one clip."""
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from dataset_builder.attach import Attached, EmbedTexts, attach_by_content, attach_by_overlap
 from dataset_builder.draft import Draft, LeftOut, each, positive
 from dataset_builder.errors import DamagedInput
-from dataset_builder.inputs import SourceVideo
-from dataset_builder.personal_data import find_personal_data
-from dataset_builder.subtitles import Sentence, Subtitles, read_subtitles
+from dataset_builder.text.attach import Attached, EmbedTexts, attach_by_content, attach_by_overlap
+from dataset_builder.text.personal_data import find_personal_data
+from dataset_builder.text.subtitles import Sentence, Subtitles, lists_beside, read_subtitles
 
 
 ALIGNMENTS = ("overlap", "content")
@@ -143,14 +141,3 @@ def _reason(sentence: Sentence) -> str:
     """Why a sentence that speaks of nothing that is shown is left out."""
     kind = find_personal_data(sentence.text)
     return f"personal data: {kind}" if kind else "off-topic speech"
-
-
-def lists_beside(source: SourceVideo) -> Path | None:
-    """`NAME.json` where it holds speech (the toy world's holds its truth)."""
-    if source.truth is None:
-        return None
-    try:
-        found = json.loads(source.truth.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, PermissionError):  # whoever needs the file will say so
-        return None
-    return source.truth if isinstance(found, dict) and {"start", "end", "text"} <= found.keys() else None

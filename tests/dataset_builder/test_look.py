@@ -14,9 +14,9 @@ from dataset_builder.draft import Draft
 from dataset_builder.frame_captioner import FrameCaptioner, load_captioner
 from dataset_builder.inputs import SourceVideo
 from dataset_builder.look import LookSettings, LookStage
-from dataset_builder.nonsense import find_nonsense
 from dataset_builder.recipe import load_recipe
 from dataset_builder.schema import Clip, InterleavedVideo
+from dataset_builder.text.nonsense import find_nonsense
 from tests.dataset_builder.make_videos import encode, square_frames, story
 from tests.dataset_builder.tiny_captioners import WORDS, write_blip, write_blip2, write_florence2
 from tests.tiny_model import save_tiny_model

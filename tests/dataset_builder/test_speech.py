@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from dataset_builder import build_corpus, load_recipe, read_corpus
-from dataset_builder.attach import attach_by_content, attach_by_overlap, phrases_of
-from dataset_builder.collection_captions import read_items
 from dataset_builder.errors import DamagedInput
-from dataset_builder.subtitles import Sentence, read_subtitles
+from dataset_builder.text.attach import attach_by_content, attach_by_overlap, phrases_of
+from dataset_builder.text.collection_captions import read_items
+from dataset_builder.text.subtitles import Sentence, read_subtitles
 from tests.dataset_builder.make_videos import encode, story
 
 
@@ -209,7 +209,7 @@ def collection(tmp_path, text: str):
 
 @pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
 def test_a_collections_captions_are_read_in_pieces(tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr("dataset_builder.collection_captions.CHUNK_CHARS", chunk)
+    monkeypatch.setattr("dataset_builder.text.collection_captions.CHUNK_CHARS", chunk)
     values = {"a": {"start": [1, 2.25], "text": ["},{", "ü\\n"]}, "b": 12, "ü": [], "d": {}, "e": -3.5}
     assert dict(read_items(collection(tmp_path, json.dumps(values, indent=2)))) == values
     assert dict(read_items(collection(tmp_path, json.dumps(values, separators=(",", ":"))))) == values

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 
-WORDS = Path(__file__).parent / "words" / "function_words.yaml"
+WORDS = Path(__file__).parents[1] / "words" / "function_words.yaml"
 LEAST_LEAD = 0.1  # share of the words by which another language must lead before a text counts as being in it
 _WORD = re.compile(r"[^\W\d_]+")
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dataset_builder.errors import DamagedInput
+from dataset_builder.inputs import SourceVideo
 
 
 ROLLING_GAP_S = 0.5  # a sentence this soon after the one before may be its continuation
@@ -147,3 +148,14 @@ def _cue_texts(lines: Sequence[str]) -> list[str]:
             break
         texts.append(" ".join(html.unescape(_TAG.sub("", line)).split()))
     return [text for text in texts if text]
+
+
+def lists_beside(source: SourceVideo) -> Path | None:
+    """`NAME.json` where it holds speech (the toy world's holds its truth)."""
+    if source.truth is None:
+        return None
+    try:
+        found = json.loads(source.truth.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, PermissionError):  # whoever needs the file will say so
+        return None
+    return source.truth if isinstance(found, dict) and {"start", "end", "text"} <= found.keys() else None

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dataset_builder.subtitles import Sentence
+from dataset_builder.text.subtitles import Sentence
 
 
 LATE_S = 2.0  # speech that starts up to this long after the video's end still belongs to its last clip

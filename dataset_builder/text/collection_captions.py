@@ -8,7 +8,7 @@ from typing import Any
 
 from dataset_builder.atomic import write_whole
 from dataset_builder.inputs import SourceVideo
-from dataset_builder.speech import lists_beside
+from dataset_builder.text.subtitles import lists_beside
 
 
 CHUNK_CHARS = 1 << 20

@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 
-SHIPPED = Path(__file__).parent / "words" / "sensitive_en.txt"
+SHIPPED = Path(__file__).parents[1] / "words" / "sensitive_en.txt"
 REPEAT_WORDS = 3  # how long the runs are whose repetition is counted
 
 
