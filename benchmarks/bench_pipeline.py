@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, OPTConfig, OPTForCausalLM
 
-from dataset_builder.decode import frames_at, middle_times
 from dataset_builder.toy.videos import write_toy_videos
+from dataset_builder.video.decode import frames_at, middle_times
 from modeling_cosmo import CosmoForConditionalGeneration
 
 

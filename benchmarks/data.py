@@ -21,12 +21,12 @@ import numpy as np
 from benchmarks import data_scaling
 from benchmarks.table import Row, table, write_section
 from dataset_builder.build import build_corpus
-from dataset_builder.decode import decode_clip, middle_times
 from dataset_builder.kts import best_scatters, kts, scatters
 from dataset_builder.recipe import load_recipe
 from dataset_builder.schema import Clip, InterleavedVideo
 from dataset_builder.toy.found_faults import count_found, speech_accuracy
 from dataset_builder.toy.videos import write_toy_videos
+from dataset_builder.video.decode import decode_clip, middle_times
 from training.evaluation.borders import border_scores
 
 

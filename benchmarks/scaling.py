@@ -20,7 +20,6 @@ import numpy as np
 from benchmarks.table import machine
 from dataset_builder import build_corpus, load_recipe
 from dataset_builder.fingerprint import build_fingerprint, video_key
-from dataset_builder.frames import FrameFit, FrameSampler
 from dataset_builder.inputs import find_videos
 from dataset_builder.kts import kts
 from dataset_builder.outcomes import Outcomes
@@ -29,6 +28,7 @@ from dataset_builder.shards import write_shard
 from dataset_builder.text.attach import attach_by_overlap
 from dataset_builder.text.subtitles import Sentence
 from dataset_builder.toy.videos import write_toy_videos
+from dataset_builder.video.frames import FrameFit, FrameSampler
 
 
 PAGE = Path(__file__).parent.parent / "docs" / "scaling.md"

@@ -2,10 +2,10 @@
 
 from dataset_builder.build import BuildSummary, build_corpus
 from dataset_builder.corpus import list_splits, read_corpus
-from dataset_builder.decode import decode_clip, decode_clips
 from dataset_builder.errors import DamagedInput
 from dataset_builder.recipe import Recipe, load_recipe
 from dataset_builder.schema import FEATURES, Clip, InterleavedVideo, from_row, to_row
+from dataset_builder.video.decode import decode_clip, decode_clips
 
 
 __all__ = [

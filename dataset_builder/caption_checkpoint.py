@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from dataset_builder.caption import Captions
-from dataset_builder.clip_frames import clip_frames
 from dataset_builder.inputs import SourceVideo
 from dataset_builder.look import LookSettings, LookStage
+from dataset_builder.video.clip_frames import clip_frames
 
 
 class CheckpointCaptioner:

@@ -15,12 +15,12 @@ from PIL import Image
 from dataset_builder.atomic import write_whole
 from dataset_builder.blocks import BlockReader
 from dataset_builder.corpus_files import CorpusFiles, open_corpus
-from dataset_builder.decode import frames_at, middle_times, video_of
 from dataset_builder.errors import DamagedInput
 from dataset_builder.histogram import histogram
 from dataset_builder.inspect_corpus import Inspection, drop_table, split_table
 from dataset_builder.schema import Clip, InterleavedVideo
 from dataset_builder.stream_order import permutation
+from dataset_builder.video.decode import frames_at, middle_times, video_of
 
 
 FRAMES = 4  # of a clip

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from dataset_builder.clip_frames import clip_frames
 from dataset_builder.draft import Draft, each, positive
 from dataset_builder.schema import Clip
 from dataset_builder.text.nonsense import find_nonsense
+from dataset_builder.video.clip_frames import clip_frames
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,6 @@ from dataset_builder.deduplicate import DeduplicateStage
 from dataset_builder.draft import Draft
 from dataset_builder.filter import FilterStage
 from dataset_builder.inputs import SourceVideo
-from dataset_builder.limits import ProbeStage
 from dataset_builder.look import LookStage
 from dataset_builder.marks import CorpusStage
 from dataset_builder.narrate import NarrateStage
@@ -37,6 +36,7 @@ from dataset_builder.score import ScoreStage
 from dataset_builder.segment import SegmentStage
 from dataset_builder.select import SelectStage
 from dataset_builder.speech import SpeechStage
+from dataset_builder.video.limits import ProbeStage
 
 
 def video_stages(recipe: Recipe) -> dict[str, partial[Any]]:

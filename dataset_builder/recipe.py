@@ -14,13 +14,13 @@ from dataset_builder.caption import CaptionSettings
 from dataset_builder.deduplicate import DeduplicateSettings
 from dataset_builder.draft import positive
 from dataset_builder.filter import FilterSettings
-from dataset_builder.limits import ProbeSettings
 from dataset_builder.look import LookSettings
 from dataset_builder.narrate import RUN_KEYS, NarrateSettings
 from dataset_builder.score import ScoreSettings
 from dataset_builder.segment import SegmentSettings
 from dataset_builder.select import SelectSettings
 from dataset_builder.speech import SpeechSettings
+from dataset_builder.video.limits import ProbeSettings
 
 
 __all__ = [

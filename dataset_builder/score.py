@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from dataset_builder.clip_frames import clip_frames
 from dataset_builder.draft import Draft, each, positive
 from dataset_builder.segment import SegmentSettings
+from dataset_builder.video.clip_frames import clip_frames
 
 
 DECIMALS = 6  # more than float32 is sure of

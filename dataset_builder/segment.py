@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from dataset_builder.draft import Draft, Sampled, each, positive
-from dataset_builder.frames import FrameFit, FrameSampler
 from dataset_builder.kts import kts
-from dataset_builder.limits import ProbeSettings
 from dataset_builder.schema import Clip
+from dataset_builder.video.frames import FrameFit, FrameSampler
+from dataset_builder.video.limits import ProbeSettings
 
 
 FRAME_BATCH = 64
@@ -73,7 +73,7 @@ class SegmentStage:
         self.settings, self.limits = settings, limits
         self.embedder = None if settings.tower is None else load_tower(settings.tower)
         if settings.snap_to_cuts_s:
-            from dataset_builder.cuts import load_scenedetect
+            from dataset_builder.video.cuts import load_scenedetect
 
             load_scenedetect()
 
@@ -88,7 +88,7 @@ class SegmentStage:
             "embeddings": self.embedder.provenance() if self.embedder else {"tool": "files"},
         }
         if self.settings.snap_to_cuts_s:
-            from dataset_builder.cuts import provenance
+            from dataset_builder.video.cuts import provenance
 
             facts["cuts"] = provenance() | {"snap_to_cuts_s": self.settings.snap_to_cuts_s}
         if self.settings.stitch_above is not None:
@@ -106,7 +106,7 @@ class SegmentStage:
         sampled = self._watch(sampler, source.video_id)
         spans = segment_video(sampled.embeddings, sampler.duration_s, settings)
         if settings.snap_to_cuts_s:
-            from dataset_builder.cuts import find_cuts
+            from dataset_builder.video.cuts import find_cuts
 
             shortest_s = max(settings.min_clip_s, 1 / settings.frame_rate_hz)
             spans = snap_to_cuts(spans, find_cuts(source.path), settings.snap_to_cuts_s, shortest_s)

@@ -10,8 +10,8 @@ from transformers import AutoProcessor, WhisperForConditionalGeneration, __versi
 
 from dataset_builder.devices import compute_dtype, worker_device
 from dataset_builder.model_folders import find_model, first_line, weights
-from dataset_builder.sound import decode_sound
 from dataset_builder.text.subtitles import Sentence
+from dataset_builder.video.sound import decode_sound
 
 
 WINDOW_S = 600.0  # sound in memory at a time; Whisper's own window of 30 s moves through it from pause to pause

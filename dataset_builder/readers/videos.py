@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dataset_builder.errors import DamagedInput
-from dataset_builder.probe import MAX_DURATION_S, decode_forward, open_video, promised_duration_s
 from dataset_builder.readers.media_folder import MediaFolder
+from dataset_builder.video.container import MAX_DURATION_S, decode_forward, open_video, promised_duration_s
 
 
 MAX_VIDEO_BYTES = 1_000_000_000  # of a video that is held in memory: inside a tar, or behind an address

@@ -6,11 +6,12 @@ import av
 import numpy as np
 import pytest
 
-from dataset_builder import Clip, InterleavedVideo, decode, decode_clip, decode_clips, to_row
-from dataset_builder.decode import frames_at, middle_times
+from dataset_builder import Clip, InterleavedVideo, decode_clip, decode_clips, to_row
 from dataset_builder.errors import DamagedInput
-from dataset_builder.frames import FrameFit, FrameSampler
-from dataset_builder.probe import decode_forward
+from dataset_builder.video import decode
+from dataset_builder.video.container import decode_forward
+from dataset_builder.video.decode import frames_at, middle_times
+from dataset_builder.video.frames import FrameFit, FrameSampler
 from tests.dataset_builder.make_videos import encode
 
 

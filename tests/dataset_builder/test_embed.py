@@ -10,7 +10,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from dataset_builder.embed import TowerEmbedder, fit_of, load_embeddings
 from dataset_builder.errors import DamagedInput
-from dataset_builder.frames import FrameSampler
+from dataset_builder.video.frames import FrameSampler
 from tests.dataset_builder.make_videos import encode, story
 
 

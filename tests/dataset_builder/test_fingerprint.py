@@ -48,10 +48,10 @@ print(json.dumps({"changed": changed, "torch": "torch" in sys.modules}))
 ALL = ["plain", "narrated", "assembly"]
 EDITS = {  # file -> what has to be done again after an edit
     "segment.py": ALL,  # a stage
-    "limits.py": ALL,  # the stage that always runs first
+    "video/limits.py": ALL,  # the stage that always runs first
     "kts.py": ALL,  # imported by a stage
     "embed.py": ALL,  # imported inside a function of a stage
-    "needed_frames.py": ALL,  # imported by what a stage imports
+    "video/needed_frames.py": ALL,  # imported by what a stage imports
     "schema.py": ALL,
     "draft.py": ALL,
     "pipeline.py": ALL,  # the order of the stages

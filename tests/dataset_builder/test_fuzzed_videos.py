@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from dataset_builder.decode import frames_at
 from dataset_builder.errors import DamagedInput
-from dataset_builder.frames import FrameFit, FrameSampler
+from dataset_builder.video.decode import frames_at
+from dataset_builder.video.frames import FrameFit, FrameSampler
 from tests.dataset_builder.make_videos import encode, story
 
 

@@ -9,12 +9,12 @@ import pytest
 from datasets import load_dataset
 
 from dataset_builder import Clip, decode_clip, from_row
-from dataset_builder.decode import frames_at
 from dataset_builder.errors import DamagedInput
 from dataset_builder.howto_interlink import FILES, HowtoInterlink, howto_interlink_shards, parse_clips, parse_time
 from dataset_builder.readers import read_summary, save_corpus
 from dataset_builder.readers.tally import Tally
 from dataset_builder.schema import FEATURES
+from dataset_builder.video.decode import frames_at
 from tests.dataset_builder.make_videos import RATE, encode, square_frames
 from tests.dataset_builder.readers.make_collections import (
     HOWTO_TRAIN,

@@ -11,9 +11,9 @@ import pytest
 
 from dataset_builder import build_corpus, load_recipe, read_corpus
 from dataset_builder.errors import DamagedInput
-from dataset_builder.frames import FrameFit, FrameSampler
-from dataset_builder.limits import ProbeSettings
-from dataset_builder.probe import open_video
+from dataset_builder.video.container import open_video
+from dataset_builder.video.frames import FrameFit, FrameSampler
+from dataset_builder.video.limits import ProbeSettings
 from tests.dataset_builder.make_videos import encode, square_frames, story
 
 

@@ -8,9 +8,9 @@ import av
 import numpy as np
 import pytest
 
-from dataset_builder.decode import frames_at
-from dataset_builder.needed_frames import LONGEST_RUN, _tell_needed, decode_needed
-from dataset_builder.probe import RgbConverter, open_video
+from dataset_builder.video.container import RgbConverter, open_video
+from dataset_builder.video.decode import frames_at
+from dataset_builder.video.needed_frames import LONGEST_RUN, _tell_needed, decode_needed
 from tests.dataset_builder.field_pictures import write_fields
 
 

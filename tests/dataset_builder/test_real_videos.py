@@ -5,9 +5,9 @@ import pytest
 from datasets import load_dataset
 
 from dataset_builder import build_corpus, decode_clip, load_recipe, read_corpus
-from dataset_builder.decode import frames_at
 from dataset_builder.inputs import find_videos
-from dataset_builder.probe import RgbConverter, decode_forward, open_video
+from dataset_builder.video.container import RgbConverter, decode_forward, open_video
+from dataset_builder.video.decode import frames_at
 
 
 @pytest.mark.slow

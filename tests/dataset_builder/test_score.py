@@ -19,7 +19,6 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from dataset_builder import build_corpus, load_recipe, read_corpus
-from dataset_builder.decode import decode_clips
 from dataset_builder.embed import TowerEmbedder
 from dataset_builder.embed_text import TextEmbedder
 from dataset_builder.filter import Look, filter_clips
@@ -27,6 +26,7 @@ from dataset_builder.misplaced import find_misplaced
 from dataset_builder.recipe import FilterSettings
 from dataset_builder.schema import Clip
 from dataset_builder.toy.videos import write_toy_videos
+from dataset_builder.video.decode import decode_clips
 from tests.dataset_builder.make_videos import encode, story
 
 

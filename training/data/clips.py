@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataset_builder.corpus import list_shards, read_corpus
-from dataset_builder.decode import decode_clips
 from dataset_builder.schema import InterleavedVideo
+from dataset_builder.video.decode import decode_clips
 from training.data.sampling import Indices
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from dataset_builder.decode import frames_at, middle_times
 from dataset_builder.toy.world import ACTIONS, BACKGROUNDS, COLOURS, ORDER_ONLY_PAIRS, SEEN, SHAPES, Scene
+from dataset_builder.video.decode import frames_at, middle_times
 from training.data.features import encode, pixels_of
 from training.evaluation.captioning import caption_clips
 from training.evaluation.metrics import Cider

@@ -7,7 +7,7 @@ import av
 
 from dataset_builder.draft import Draft, each, positive
 from dataset_builder.errors import DamagedInput
-from dataset_builder.probe import VideoFacts, open_video, read_facts
+from dataset_builder.video.container import VideoFacts, open_video, read_facts
 
 
 @dataclass(frozen=True, kw_only=True)

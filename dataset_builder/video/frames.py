@@ -8,8 +8,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from dataset_builder.errors import DamagedInput
-from dataset_builder.limits import ProbeSettings, too_long
-from dataset_builder.probe import (
+from dataset_builder.video.container import (
     RgbConverter,
     VideoFacts,
     decode_forward,
@@ -18,6 +17,7 @@ from dataset_builder.probe import (
     read_facts,
     shown_size,
 )
+from dataset_builder.video.limits import ProbeSettings, too_long
 
 
 @dataclass(frozen=True, kw_only=True)

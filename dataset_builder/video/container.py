@@ -18,7 +18,7 @@ from av.video.stream import VideoStream
 from fsspec.core import OpenFile
 
 from dataset_builder.errors import DamagedInput
-from dataset_builder.needed_frames import decode_needed
+from dataset_builder.video.needed_frames import decode_needed
 
 
 # Playlists and scripts (HLS, concat, ...) make FFmpeg open the files or addresses they name, so data could reach

@@ -8,7 +8,7 @@ import av
 import numpy as np
 
 from dataset_builder.errors import DamagedInput
-from dataset_builder.probe import CONTAINERS, MAX_GAP_S, reason_of
+from dataset_builder.video.container import CONTAINERS, MAX_GAP_S, reason_of
 
 
 def decode_sound(video: Path | bytes, rate_hz: int, window_s: float) -> Iterator[np.ndarray]:

@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from dataset_builder.probe import RgbConverter, decode_forward, open_video, shown_size
+from dataset_builder.video.container import RgbConverter, decode_forward, open_video, shown_size
 
 
 HEIGHT_PX = 96  # cuts are seen in small pictures, too, and these cost little to compare

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset_builder.decode import frames_at, middle_times
-from dataset_builder.frames import FrameFit
+from dataset_builder.video.decode import frames_at, middle_times
+from dataset_builder.video.frames import FrameFit
 
 
 CLIPS_AT_ONCE = 8  # of a 1080p video one frame each is 50 MB

@@ -11,8 +11,8 @@ import numpy as np
 from fsspec.core import OpenFile, url_to_fs
 
 from dataset_builder.errors import DamagedInput
-from dataset_builder.probe import RgbConverter, decode_forward, has_times, open_video, shown_size
 from dataset_builder.schema import InterleavedVideo, from_row
+from dataset_builder.video.container import RgbConverter, decode_forward, has_times, open_video, shown_size
 
 
 Record = InterleavedVideo | Mapping[str, Any]
