@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks import data_scaling
 from benchmarks.table import Row, table, write_section
 from dataset_builder.build import build_corpus
-from dataset_builder.kts import best_scatters, kts, scatters
+from dataset_builder.compare.kts import best_scatters, kts, scatters
 from dataset_builder.recipe import load_recipe
 from dataset_builder.schema import Clip, InterleavedVideo
 from dataset_builder.toy.found_faults import count_found, speech_accuracy

@@ -12,13 +12,13 @@ from typing import Any
 
 from dataset_builder.atomic import write_whole
 from dataset_builder.card import keep_common, make_card
+from dataset_builder.compare.marks import Drafts
 from dataset_builder.corpus_statistics import SplitStatistics, TokenCounter, token_counter, total
 from dataset_builder.draft import Draft, Fault
 from dataset_builder.engines import Engine, Work, run_local
 from dataset_builder.errors import BuildStopped
 from dataset_builder.fingerprint import assembly_fingerprint, build_fingerprint, inputs_key, video_key
 from dataset_builder.inputs import SourceVideo, find_videos, refusal, shown
-from dataset_builder.marks import Drafts
 from dataset_builder.narrate import price
 from dataset_builder.outcomes import Outcomes
 from dataset_builder.output_folder import (

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dataset_builder.compare.kept_clips import drop_clips, read_kept_clips
+from dataset_builder.compare.marks import Drafts, Marked, in_order
+from dataset_builder.compare.minhash import NearTextIndex
+from dataset_builder.compare.same_clips import find_same_clips
+from dataset_builder.compare.same_file import KEPT_FIRST, find_duplicates
+from dataset_builder.compare.same_video import SameVideoIndex
 from dataset_builder.draft import Draft, share
-from dataset_builder.duplicates import KEPT_FIRST, find_duplicates
 from dataset_builder.filter import drop_all
-from dataset_builder.kept_clips import drop_clips, read_kept_clips
-from dataset_builder.marks import Drafts, Marked, in_order
-from dataset_builder.minhash import NearTextIndex
-from dataset_builder.same_clips import find_same_clips
-from dataset_builder.same_video import SameVideoIndex
 
 
 @dataclass(frozen=True, kw_only=True)

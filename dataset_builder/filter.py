@@ -7,8 +7,8 @@ from types import MappingProxyType
 
 import numpy as np
 
+from dataset_builder.compare.misplaced import find_misplaced
 from dataset_builder.draft import Draft, LeftOut, each, positive, share
-from dataset_builder.misplaced import find_misplaced
 from dataset_builder.schema import Clip
 from dataset_builder.text.language import function_words, other_language
 from dataset_builder.text.personal_data import find_personal_data

@@ -23,12 +23,12 @@ from functools import partial
 from typing import Any
 
 from dataset_builder.caption import CaptionStage
+from dataset_builder.compare.marks import CorpusStage
 from dataset_builder.deduplicate import DeduplicateStage
 from dataset_builder.draft import Draft
 from dataset_builder.filter import FilterStage
 from dataset_builder.inputs import SourceVideo
 from dataset_builder.look import LookStage
-from dataset_builder.marks import CorpusStage
 from dataset_builder.narrate import NarrateStage
 from dataset_builder.recipe import Recipe
 from dataset_builder.schema import InterleavedVideo

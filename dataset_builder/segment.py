@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from dataset_builder.compare.kts import kts
 from dataset_builder.draft import Draft, Sampled, each, positive
-from dataset_builder.kts import kts
 from dataset_builder.schema import Clip
 from dataset_builder.video.frames import FrameFit, FrameSampler
 from dataset_builder.video.limits import ProbeSettings

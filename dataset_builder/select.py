@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dataset_builder.cluster import assign, fit_centres
+from dataset_builder.compare.kept_clips import drop_clips, read_kept_clips
+from dataset_builder.compare.kmeans import assign, fit_centres
+from dataset_builder.compare.marks import Drafts
 from dataset_builder.draft import positive
-from dataset_builder.kept_clips import drop_clips, read_kept_clips
-from dataset_builder.marks import Drafts
 
 
 REASON = "not selected"

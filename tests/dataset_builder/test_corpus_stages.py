@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from dataset_builder import build_corpus, load_recipe, read_corpus
-from dataset_builder.cluster import assign, fit_centres
+from dataset_builder.compare.kmeans import assign, fit_centres
+from dataset_builder.compare.marks import in_order
+from dataset_builder.compare.minhash import NearTextIndex, overlap, runs_of
+from dataset_builder.compare.same_video import SameVideoIndex
 from dataset_builder.deduplicate import DeduplicateSettings, DeduplicateStage
 from dataset_builder.draft import Draft
 from dataset_builder.inputs import SourceVideo
-from dataset_builder.marks import in_order
-from dataset_builder.minhash import NearTextIndex, overlap, runs_of
-from dataset_builder.same_video import SameVideoIndex
 from dataset_builder.schema import Clip, InterleavedVideo
 from dataset_builder.segment import difference_hashes
 from dataset_builder.select import SelectSettings, SelectStage, draw_evenly

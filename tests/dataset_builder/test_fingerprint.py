@@ -49,7 +49,7 @@ ALL = ["plain", "narrated", "assembly"]
 EDITS = {  # file -> what has to be done again after an edit
     "segment.py": ALL,  # a stage
     "video/limits.py": ALL,  # the stage that always runs first
-    "kts.py": ALL,  # imported by a stage
+    "compare/kts.py": ALL,  # imported by a stage
     "embed.py": ALL,  # imported inside a function of a stage
     "video/needed_frames.py": ALL,  # imported by what a stage imports
     "schema.py": ALL,

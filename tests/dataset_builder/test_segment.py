@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dataset_builder.kts import BLOCK, best_scatters, borders_of, kts, scatters
+from dataset_builder.compare.kts import BLOCK, best_scatters, borders_of, kts, scatters
 from dataset_builder.segment import WINDOW, SegmentSettings, segment_video
 
 

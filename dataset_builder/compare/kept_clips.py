@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dataset_builder.compare.marks import Drafts, Marked, in_order
 from dataset_builder.draft import Draft
-from dataset_builder.marks import Drafts, Marked, in_order
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ Abbas et al., "SemDeDup", 2023: clusters keep the number of comparisons small.
 
 import numpy as np
 
-from dataset_builder.cluster import assign, fit_centres
-from dataset_builder.kept_clips import KeptClips
+from dataset_builder.compare.kept_clips import KeptClips
+from dataset_builder.compare.kmeans import assign, fit_centres
 
 
 CLUSTER_SIZE = 512  # clips of a cluster, on average
