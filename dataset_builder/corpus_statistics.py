@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from dataset_builder.filter import count_reasons
-from dataset_builder.model_folders import TOWERS, first_line
+from dataset_builder.models.model_folders import TOWERS, first_line
 from dataset_builder.schema import InterleavedVideo
 
 

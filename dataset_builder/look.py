@@ -54,7 +54,10 @@ class LookStage:
     """Gives every clip captions of frames and of regions."""
 
     def __init__(self, settings: LookSettings) -> None:
-        from dataset_builder.frame_captioner import SECOND_TRY, load_captioner  # torch and transformers take seconds
+        from dataset_builder.models.frame_captioner import (  # torch and transformers take seconds
+            SECOND_TRY,
+            load_captioner,
+        )
 
         self.settings, self._second_try = settings, SECOND_TRY
         self.captioner = load_captioner(settings.checkpoint, settings.trust_remote_code)

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dataset_builder.chat import Answer, ChatModel, ModelUnavailable, NoAnswer
 from dataset_builder.draft import Draft, each, positive
+from dataset_builder.models.chat import Answer, ChatModel, ModelUnavailable, NoAnswer
 from dataset_builder.schema import Clip
 from dataset_builder.text.nonsense import find_nonsense
 
@@ -70,7 +70,7 @@ class NarrateSettings:
         if (self.endpoint is None) != (self.model is None):
             raise ValueError("endpoint and model belong together")
         if self.endpoint is not None:
-            from dataset_builder.chat_endpoint import check_endpoint
+            from dataset_builder.models.chat_endpoint import check_endpoint
 
             check_endpoint(self.endpoint)
         find_prompt(self.prompt_file)
@@ -110,7 +110,7 @@ class NarrateStage:
     """Writes the captions of a video, clip after clip."""
 
     def __init__(self, settings: NarrateSettings) -> None:
-        from dataset_builder.call_cache import CallCache
+        from dataset_builder.models.call_cache import CallCache
 
         self.settings = settings
         self.chat, self.cached = make_chat(settings), CallCache(cache_folder(settings))
@@ -187,11 +187,11 @@ def make_chat(settings: NarrateSettings) -> ChatModel:
         ValueError: where it cannot be loaded, or its key is not there.
     """
     if settings.checkpoint is not None:
-        from dataset_builder.chat_transformers import TransformersChat  # torch and transformers take seconds
+        from dataset_builder.models.chat_transformers import TransformersChat  # torch and transformers take seconds
 
         return TransformersChat(settings.checkpoint, settings.max_new_tokens, settings.timeout_s)
-    from dataset_builder.chat_endpoint import EndpointChat
-    from dataset_builder.rate_limit import RateLimit
+    from dataset_builder.models.chat_endpoint import EndpointChat
+    from dataset_builder.models.rate_limit import RateLimit
 
     assert settings.endpoint is not None  # the settings refuse it
     assert settings.model is not None

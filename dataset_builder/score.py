@@ -38,10 +38,10 @@ class ScoreStage:
     def __init__(self, settings: ScoreSettings, segment: SegmentSettings) -> None:
         tower = settings.tower or segment.tower
         assert tower is not None  # the recipe refuses it
-        from dataset_builder.embed import (
+        from dataset_builder.models.embed import (
             load_tower,
         )  # torch and transformers take seconds; reading a recipe needs none
-        from dataset_builder.embed_text import TextEmbedder
+        from dataset_builder.models.embed_text import TextEmbedder
 
         self.settings, self.shares_frames = settings, tower == segment.tower
         self.embedder = load_tower(tower)

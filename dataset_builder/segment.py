@@ -66,7 +66,7 @@ class SegmentStage:
     """Samples frames, embeds them, finds the borders."""
 
     def __init__(self, settings: SegmentSettings, limits: ProbeSettings) -> None:
-        from dataset_builder.embed import (
+        from dataset_builder.models.embed import (
             load_tower,
         )  # torch and transformers take seconds; reading a recipe needs none
 
@@ -122,7 +122,7 @@ class SegmentStage:
 
     def _watch(self, sampler: FrameSampler, video_id: str) -> Sampled:
         """Decode once; frames are embedded batch by batch and forgotten."""
-        from dataset_builder.embed import load_embeddings
+        from dataset_builder.models.embed import load_embeddings
 
         embeddings, brightness, changes, hashes = [], [], [], []
         last: np.ndarray | None = None

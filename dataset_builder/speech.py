@@ -77,12 +77,12 @@ class SpeechStage:
         self._listen: Listener | None = None
         self._embed_texts: EmbedTexts | None = None
         if settings.checkpoint:
-            from dataset_builder.whisper import WhisperListener  # torch and transformers take seconds
+            from dataset_builder.models.whisper import WhisperListener  # torch and transformers take seconds
 
             self._listen = WhisperListener(settings.checkpoint, settings.language)
         if settings.align == "content":
-            from dataset_builder.embed import load_tower
-            from dataset_builder.embed_text import TextEmbedder
+            from dataset_builder.models.embed import load_tower
+            from dataset_builder.models.embed_text import TextEmbedder
 
             if tower is None:
                 raise ValueError("speech.align: content compares with segment.tower, but the recipe has none")

@@ -11,9 +11,9 @@ import yaml
 from datasets import load_dataset
 
 from dataset_builder import FEATURES, build_corpus, decode_clip, load_recipe, read_corpus
-from dataset_builder.embed import TowerEmbedder
 from dataset_builder.inputs import find_videos
-from dataset_builder.model_folders import TOWERS
+from dataset_builder.models.embed import TowerEmbedder
+from dataset_builder.models.model_folders import TOWERS
 from dataset_builder.recipe import CaptionSettings, Recipe
 from dataset_builder.toy.videos import write_toy_videos
 from dataset_builder.video.frames import FrameSampler

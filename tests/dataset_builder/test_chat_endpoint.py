@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from dataset_builder.atomic import WriteError
-from dataset_builder.chat import Answer, ModelUnavailable, NoAnswer
-from dataset_builder.chat_endpoint import EndpointChat, read_answer, retry_after_s
-from dataset_builder.rate_limit import RateLimit
+from dataset_builder.models.chat import Answer, ModelUnavailable, NoAnswer
+from dataset_builder.models.chat_endpoint import EndpointChat, read_answer, retry_after_s
+from dataset_builder.models.rate_limit import RateLimit
 from tests.dataset_builder.chat_server import chat_server, drips, says, sends
 
 

@@ -8,8 +8,8 @@ from transformers import AutoImageProcessor, CLIPModel, CLIPVisionModel, SiglipV
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from dataset_builder.embed import TowerEmbedder, fit_of, load_embeddings
 from dataset_builder.errors import DamagedInput
+from dataset_builder.models.embed import TowerEmbedder, fit_of, load_embeddings
 from dataset_builder.video.frames import FrameSampler
 from tests.dataset_builder.make_videos import encode, story
 

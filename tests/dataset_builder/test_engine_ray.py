@@ -13,7 +13,7 @@ from dataset_builder.engines import ClusterSettings
 from dataset_builder.engines.plan import make_plan
 from dataset_builder.engines.rank import run_rank
 from dataset_builder.errors import BuildStopped
-from dataset_builder.model_folders import TOWERS
+from dataset_builder.models.model_folders import TOWERS
 from dataset_builder.recipe import Recipe
 from dataset_builder.score import ScoreSettings
 from tests.dataset_builder.engine_world import command_of, files_of, narrate, narrow_recipe, planned

@@ -50,7 +50,7 @@ EDITS = {  # file -> what has to be done again after an edit
     "segment.py": ALL,  # a stage
     "video/limits.py": ALL,  # the stage that always runs first
     "compare/kts.py": ALL,  # imported by a stage
-    "embed.py": ALL,  # imported inside a function of a stage
+    "models/embed.py": ALL,  # imported inside a function of a stage
     "video/needed_frames.py": ALL,  # imported by what a stage imports
     "schema.py": ALL,
     "draft.py": ALL,
@@ -59,7 +59,7 @@ EDITS = {  # file -> what has to be done again after an edit
     "words/function_words.yaml": ALL,
     "words/sensitive_en.txt": ALL,
     "narrate.py": ["narrated", "assembly"],  # a stage that only one of the recipes has
-    "chat_endpoint.py": ["narrated", "assembly"],
+    "models/chat_endpoint.py": ["narrated", "assembly"],
     "prompts/narrate.md": ["narrated"],
     "score.py": ["assembly"],  # a stage that neither recipe has: the assembly imports the pipeline
     "recipe.py": ["assembly"],  # of a recipe, the values count

@@ -11,9 +11,9 @@ import torch
 
 from dataset_builder import build_corpus, read_corpus
 from dataset_builder.draft import Draft
-from dataset_builder.frame_captioner import FrameCaptioner, load_captioner
 from dataset_builder.inputs import SourceVideo
 from dataset_builder.look import LookSettings, LookStage
+from dataset_builder.models.frame_captioner import FrameCaptioner, load_captioner
 from dataset_builder.recipe import load_recipe
 from dataset_builder.schema import Clip, InterleavedVideo
 from dataset_builder.text.nonsense import find_nonsense
@@ -94,7 +94,7 @@ def test_florence2_captions_frames_and_regions(tmp_path, draft):
 LOOK_WITH_COSMO = """
 import sys
 import numpy as np
-from dataset_builder.frame_captioner import FrameCaptioner
+from dataset_builder.models.frame_captioner import FrameCaptioner
 try:
     FrameCaptioner(sys.argv[1])
 except ValueError as error:

@@ -4,9 +4,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dataset_builder import devices
-from dataset_builder.devices import compute_dtype, worker_device, worker_number
-from dataset_builder.model_folders import ModelPlace, find_model, weights
+from dataset_builder.models import devices
+from dataset_builder.models.devices import compute_dtype, worker_device, worker_number
+from dataset_builder.models.model_folders import ModelPlace, find_model, weights
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_a_repository_is_known_by_its_commit():
 
 
 def test_a_repository_that_cannot_be_reached_is_told_in_one_line(monkeypatch):
-    from dataset_builder.embed import TowerEmbedder
+    from dataset_builder.models.embed import TowerEmbedder
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="cannot load the tower 'nobody/no-such-model'") as refusal:

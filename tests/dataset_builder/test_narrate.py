@@ -15,12 +15,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from dataset_builder import build_corpus, load_recipe, read_corpus
-from dataset_builder.call_cache import CallCache
-from dataset_builder.chat import Answer, ModelUnavailable, NoAnswer
-from dataset_builder.chat_endpoint import EndpointChat
-from dataset_builder.chat_transformers import TransformersChat
 from dataset_builder.draft import Draft
 from dataset_builder.inputs import SourceVideo
+from dataset_builder.models.call_cache import CallCache
+from dataset_builder.models.chat import Answer, ModelUnavailable, NoAnswer
+from dataset_builder.models.chat_endpoint import EndpointChat
+from dataset_builder.models.chat_transformers import TransformersChat
 from dataset_builder.narrate import (
     FAILURES_IN_A_ROW,
     NarrateSettings,

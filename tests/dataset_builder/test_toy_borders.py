@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dataset_builder import build_corpus, read_corpus
-from dataset_builder.model_folders import TOWERS
+from dataset_builder.models.model_folders import TOWERS
 from dataset_builder.toy.videos import write_toy_videos
 from training.evaluation.borders import count_matches
 

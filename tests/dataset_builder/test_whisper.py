@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from dataset_builder import DamagedInput, build_corpus, load_recipe, read_corpus
+from dataset_builder.models.whisper import WhisperListener, without_loops
 from dataset_builder.text.subtitles import Sentence
 from dataset_builder.video.sound import decode_sound
-from dataset_builder.whisper import WhisperListener, without_loops
 from tests.dataset_builder.make_videos import RATE, encode, story
 from tests.dataset_builder.tiny_whisper import write_whisper
 

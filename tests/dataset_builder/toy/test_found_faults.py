@@ -3,7 +3,7 @@
 import pytest
 
 from dataset_builder import build_corpus, load_recipe
-from dataset_builder.model_folders import TOWERS
+from dataset_builder.models.model_folders import TOWERS
 from dataset_builder.toy.found_faults import Found, count_found, speech_accuracy
 from dataset_builder.toy.videos import write_toy_videos
 

@@ -18,8 +18,8 @@ from transformers import (
     __version__,
 )
 
-from dataset_builder.devices import compute_dtype, worker_device
-from dataset_builder.model_folders import find_model, first_line, weights
+from dataset_builder.models.devices import compute_dtype, worker_device
+from dataset_builder.models.model_folders import find_model, first_line, weights
 
 
 SECOND_TRY = {"no_repeat_ngram_size": 3, "min_new_tokens": 4, "repetition_penalty": 1.2}

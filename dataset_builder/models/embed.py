@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from transformers import AutoImageProcessor, AutoModel, __version__
 
-from dataset_builder.devices import worker_device
 from dataset_builder.errors import DamagedInput
-from dataset_builder.model_folders import find_model, first_line, weights
+from dataset_builder.models.devices import worker_device
+from dataset_builder.models.model_folders import find_model, first_line, weights
 from dataset_builder.video.frames import FrameFit
 
 

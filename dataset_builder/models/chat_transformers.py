@@ -7,9 +7,9 @@ import torch
 from jinja2.exceptions import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer, __version__
 
-from dataset_builder.chat import Answer, NoAnswer
-from dataset_builder.devices import compute_dtype, worker_device
-from dataset_builder.model_folders import find_model, first_line, weights
+from dataset_builder.models.chat import Answer, NoAnswer
+from dataset_builder.models.devices import compute_dtype, worker_device
+from dataset_builder.models.model_folders import find_model, first_line, weights
 
 
 RETRY_TEMPERATURE = 0.7

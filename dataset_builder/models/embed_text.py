@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, BatchEncoding
 
-from dataset_builder.embed import TowerEmbedder
-from dataset_builder.model_folders import first_line
+from dataset_builder.models.embed import TowerEmbedder
+from dataset_builder.models.model_folders import first_line
 
 
 BATCH = 64

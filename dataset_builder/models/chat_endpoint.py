@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from dataset_builder.chat import Answer, ModelUnavailable, NoAnswer
-from dataset_builder.rate_limit import RateLimit
+from dataset_builder.models.chat import Answer, ModelUnavailable, NoAnswer
+from dataset_builder.models.rate_limit import RateLimit
 
 
 MAX_RESPONSE_BYTES = 1_000_000

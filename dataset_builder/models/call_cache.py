@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset_builder.atomic import write_whole
-from dataset_builder.chat import Answer
+from dataset_builder.models.chat import Answer
 
 
 class CallCache:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from transformers import AutoProcessor, WhisperForConditionalGeneration, __version__
 
-from dataset_builder.devices import compute_dtype, worker_device
-from dataset_builder.model_folders import find_model, first_line, weights
+from dataset_builder.models.devices import compute_dtype, worker_device
+from dataset_builder.models.model_folders import find_model, first_line, weights
 from dataset_builder.text.subtitles import Sentence
 from dataset_builder.video.sound import decode_sound
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 
-TOWERS = Path(__file__).parent / "toy" / "towers"
+TOWERS = Path(__file__).parents[1] / "toy" / "towers"
 REPOSITORY = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
 
 
