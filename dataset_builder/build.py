@@ -19,7 +19,6 @@ from dataset_builder.engines import Engine, Work, run_local
 from dataset_builder.errors import BuildStopped
 from dataset_builder.fingerprint import assembly_fingerprint, build_fingerprint, inputs_key, video_key
 from dataset_builder.inputs import SourceVideo, find_videos, refusal, shown
-from dataset_builder.narrate import price
 from dataset_builder.outcomes import Outcomes
 from dataset_builder.output_folder import (
     refuse_others_folder,
@@ -33,6 +32,7 @@ from dataset_builder.recipe import Recipe, load_recipe
 from dataset_builder.schema import InterleavedVideo
 from dataset_builder.shard_index import write_index
 from dataset_builder.shards import ROW_BYTES, plan_shards, shard_name, write_shard
+from dataset_builder.stages.narrate import price
 from dataset_builder.stream_order import permutation
 from dataset_builder.text.collection_captions import with_captions
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from dataset_builder.filter import count_reasons
 from dataset_builder.models.model_folders import TOWERS, first_line
 from dataset_builder.schema import InterleavedVideo
+from dataset_builder.stages.filter import count_reasons
 
 
 TokenCounter = Callable[[str], int]

@@ -15,9 +15,9 @@ from typing import Any
 
 from dataset_builder.inputs import SourceVideo
 from dataset_builder.models.model_folders import find_model
-from dataset_builder.narrate import prompt_hash
 from dataset_builder.pipeline import video_stages
 from dataset_builder.recipe import Recipe
+from dataset_builder.stages.narrate import prompt_hash
 
 
 PACKAGE = Path(__file__).parent

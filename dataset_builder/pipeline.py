@@ -2,18 +2,19 @@
 
 A stage is a callable from drafts to drafts (draft.py). To add one, say `look`:
 
-1. `look.py` holds `LookSettings` (frozen, keyword-only, a docstring under each field) and `LookStage(settings)`, with
-   `__call__(self, drafts) -> Iterator[Draft]`. Most stages are `each(drafts, self._work)`, where `_work` takes one
-   draft and gives a changed copy with `draft.noted("look", {"tool": ..., "version": ..., ...})`; one that batches over
-   videos iterates itself and passes over drafts that are `damaged`. `DamagedInput` puts a video into quarantine, any
-   other error ends the build. Its tool stands behind a small interface, and what takes seconds to import (torch,
-   transformers) is imported inside `__init__`: reading a recipe imports every stage file.
+1. `stages/look.py` holds `LookSettings` (frozen, keyword-only, a docstring under each field) and
+   `LookStage(settings)`, with `__call__(self, drafts) -> Iterator[Draft]`. Most stages are `each(drafts, self._work)`,
+   where `_work` takes one draft and gives a changed copy with
+   `draft.noted("look", {"tool": ..., "version": ..., ...})`; one that batches over videos iterates itself and passes
+   over drafts that are `damaged`. `DamagedInput` puts a video into quarantine, any other error ends the build. Its
+   tool has a small interface, and what takes seconds to import (torch, transformers) is imported inside `__init__`,
+   because reading a recipe imports every stage file.
 2. `Recipe` (recipe.py) gets the field `look: LookSettings | None = None` at its place in the order. From then on the
    YAML may name it; keys called `tower` or `checkpoint` count as models, whose weights a rebuild depends on; other
    paths are named in PATH_KEYS, so that the card shows only their last part.
 3. `video_stages` below gets its line. A stage that has to see all videos goes into `make_corpus_stages`: it may
-   read what it is given several times, and returns a view that marks clips (marks.py), so that no corpus has to fit
-   into memory.
+   read what it is given several times, and returns a view that marks clips (compare/marks.py), so that no corpus has
+   to fit into memory.
 4. Arrays that a later corpus-level stage needs travel in `Draft` and are kept beside the record (work_state.py).
 """
 
@@ -22,21 +23,21 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from dataset_builder.caption import CaptionStage
 from dataset_builder.compare.marks import CorpusStage
-from dataset_builder.deduplicate import DeduplicateStage
 from dataset_builder.draft import Draft
-from dataset_builder.filter import FilterStage
 from dataset_builder.inputs import SourceVideo
-from dataset_builder.look import LookStage
-from dataset_builder.narrate import NarrateStage
 from dataset_builder.recipe import Recipe
 from dataset_builder.schema import InterleavedVideo
-from dataset_builder.score import ScoreStage
-from dataset_builder.segment import SegmentStage
-from dataset_builder.select import SelectStage
-from dataset_builder.speech import SpeechStage
-from dataset_builder.video.limits import ProbeStage
+from dataset_builder.stages.caption import CaptionStage
+from dataset_builder.stages.deduplicate import DeduplicateStage
+from dataset_builder.stages.filter import FilterStage
+from dataset_builder.stages.look import LookStage
+from dataset_builder.stages.narrate import NarrateStage
+from dataset_builder.stages.probe import ProbeStage
+from dataset_builder.stages.score import ScoreStage
+from dataset_builder.stages.segment import SegmentStage
+from dataset_builder.stages.select import SelectStage
+from dataset_builder.stages.speech import SpeechStage
 
 
 def video_stages(recipe: Recipe) -> dict[str, partial[Any]]:

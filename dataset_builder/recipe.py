@@ -10,16 +10,16 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from dataset_builder.caption import CaptionSettings
-from dataset_builder.deduplicate import DeduplicateSettings
 from dataset_builder.draft import positive
-from dataset_builder.filter import FilterSettings
-from dataset_builder.look import LookSettings
-from dataset_builder.narrate import RUN_KEYS, NarrateSettings
-from dataset_builder.score import ScoreSettings
-from dataset_builder.segment import SegmentSettings
-from dataset_builder.select import SelectSettings
-from dataset_builder.speech import SpeechSettings
+from dataset_builder.stages.caption import CaptionSettings
+from dataset_builder.stages.deduplicate import DeduplicateSettings
+from dataset_builder.stages.filter import FilterSettings
+from dataset_builder.stages.look import LookSettings
+from dataset_builder.stages.narrate import RUN_KEYS, NarrateSettings
+from dataset_builder.stages.score import ScoreSettings
+from dataset_builder.stages.segment import SegmentSettings
+from dataset_builder.stages.select import SelectSettings
+from dataset_builder.stages.speech import SpeechSettings
 from dataset_builder.video.limits import ProbeSettings
 
 

@@ -3,9 +3,9 @@ from collections import Counter
 
 import pytest
 
-from dataset_builder.caption import SpeechCaptioner, TruthCaptioner
 from dataset_builder.errors import DamagedInput
 from dataset_builder.inputs import SourceVideo
+from dataset_builder.stages.caption import SpeechCaptioner, TruthCaptioner
 
 
 def source_with(tmp_path, content: str | None, name: str = "v") -> SourceVideo:

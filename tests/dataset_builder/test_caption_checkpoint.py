@@ -4,11 +4,10 @@ import pytest
 import torch
 
 from dataset_builder import Clip, InterleavedVideo, build_corpus, load_recipe, read_corpus
-from dataset_builder.caption import CaptionSettings, CaptionStage
-from dataset_builder.caption_checkpoint import CheckpointCaptioner
 from dataset_builder.draft import Draft
 from dataset_builder.inputs import SourceVideo
 from dataset_builder.models.frame_captioner import FrameCaptioner
+from dataset_builder.stages.caption import CaptionSettings, CaptionStage, CheckpointCaptioner
 from tests.dataset_builder.make_videos import encode, story
 from tests.dataset_builder.tiny_captioners import WORDS, write_blip, write_git, write_llava, write_vit_gpt2
 

@@ -16,12 +16,12 @@ from dataset_builder.compare.kmeans import assign, fit_centres
 from dataset_builder.compare.marks import in_order
 from dataset_builder.compare.minhash import NearTextIndex, overlap, runs_of
 from dataset_builder.compare.same_video import SameVideoIndex
-from dataset_builder.deduplicate import DeduplicateSettings, DeduplicateStage
 from dataset_builder.draft import Draft
 from dataset_builder.inputs import SourceVideo
 from dataset_builder.schema import Clip, InterleavedVideo
-from dataset_builder.segment import difference_hashes
-from dataset_builder.select import SelectSettings, SelectStage, draw_evenly
+from dataset_builder.stages.deduplicate import DeduplicateSettings, DeduplicateStage
+from dataset_builder.stages.segment import difference_hashes
+from dataset_builder.stages.select import SelectSettings, SelectStage, draw_evenly
 from dataset_builder.toy.videos import write_toy_videos
 from tests.dataset_builder.make_videos import encode, story
 

@@ -7,7 +7,7 @@ import pytest
 
 from dataset_builder import build_corpus, load_recipe, read_corpus
 from dataset_builder.draft import Sampled
-from dataset_builder.segment import embed_clips, frames_of, snap_to_cuts, stitch
+from dataset_builder.stages.segment import embed_clips, frames_of, snap_to_cuts, stitch
 from dataset_builder.video.cuts import find_cuts
 from tests.dataset_builder.make_videos import encode, story
 

@@ -15,7 +15,7 @@ from dataset_builder.engines.rank import run_rank
 from dataset_builder.errors import BuildStopped
 from dataset_builder.models.model_folders import TOWERS
 from dataset_builder.recipe import Recipe
-from dataset_builder.score import ScoreSettings
+from dataset_builder.stages.score import ScoreSettings
 from tests.dataset_builder.engine_world import command_of, files_of, narrate, narrow_recipe, planned
 from tests.pause_point import PausePoint
 

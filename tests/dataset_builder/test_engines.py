@@ -21,7 +21,7 @@ from dataset_builder.errors import BuildStopped
 from dataset_builder.outcomes import Outcomes
 from dataset_builder.pipeline import video_stages
 from dataset_builder.recipe import Recipe
-from dataset_builder.score import ScoreSettings
+from dataset_builder.stages.score import ScoreSettings
 from tests.dataset_builder.engine_world import files_of, narrate, narrow_recipe, planned
 from tests.pause_point import PausePoint
 

@@ -47,8 +47,8 @@ print(json.dumps({"changed": changed, "torch": "torch" in sys.modules}))
 """
 ALL = ["plain", "narrated", "assembly"]
 EDITS = {  # file -> what has to be done again after an edit
-    "segment.py": ALL,  # a stage
-    "video/limits.py": ALL,  # the stage that always runs first
+    "stages/segment.py": ALL,  # a stage
+    "stages/probe.py": ALL,  # the stage that always runs first
     "compare/kts.py": ALL,  # imported by a stage
     "models/embed.py": ALL,  # imported inside a function of a stage
     "video/needed_frames.py": ALL,  # imported by what a stage imports
@@ -58,12 +58,12 @@ EDITS = {  # file -> what has to be done again after an edit
     "work_state.py": ALL,  # how an outcome is written
     "words/function_words.yaml": ALL,
     "words/sensitive_en.txt": ALL,
-    "narrate.py": ["narrated", "assembly"],  # a stage that only one of the recipes has
+    "stages/narrate.py": ["narrated", "assembly"],  # a stage that only one of the recipes has
     "models/chat_endpoint.py": ["narrated", "assembly"],
     "prompts/narrate.md": ["narrated"],
-    "score.py": ["assembly"],  # a stage that neither recipe has: the assembly imports the pipeline
+    "stages/score.py": ["assembly"],  # a stage that neither recipe has: the assembly imports the pipeline
     "recipe.py": ["assembly"],  # of a recipe, the values count
-    "deduplicate.py": ["assembly"],  # sees all videos
+    "stages/deduplicate.py": ["assembly"],  # sees all videos
     "build.py": ["assembly"],
     "card.py": ["assembly"],
     "shards.py": ["assembly"],
@@ -126,7 +126,7 @@ def is_data(path: Path) -> bool:
 
 
 def test_every_word_list_is_read_by_a_module_that_names_it():
-    files = source_files(["dataset_builder.filter"])
+    files = source_files(["dataset_builder.stages.filter"])
     assert {path for path in files if path.startswith("words/")} == {
         f"words/{path.name}" for path in (PACKAGE / "words").iterdir()
     }

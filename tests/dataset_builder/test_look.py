@@ -12,10 +12,10 @@ import torch
 from dataset_builder import build_corpus, read_corpus
 from dataset_builder.draft import Draft
 from dataset_builder.inputs import SourceVideo
-from dataset_builder.look import LookSettings, LookStage
 from dataset_builder.models.frame_captioner import FrameCaptioner, load_captioner
 from dataset_builder.recipe import load_recipe
 from dataset_builder.schema import Clip, InterleavedVideo
+from dataset_builder.stages.look import LookSettings, LookStage
 from dataset_builder.text.nonsense import find_nonsense
 from tests.dataset_builder.make_videos import encode, square_frames, story
 from tests.dataset_builder.tiny_captioners import WORDS, write_blip, write_blip2, write_florence2

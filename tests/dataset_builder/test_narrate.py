@@ -21,7 +21,8 @@ from dataset_builder.models.call_cache import CallCache
 from dataset_builder.models.chat import Answer, ModelUnavailable, NoAnswer
 from dataset_builder.models.chat_endpoint import EndpointChat
 from dataset_builder.models.chat_transformers import TransformersChat
-from dataset_builder.narrate import (
+from dataset_builder.schema import Clip, InterleavedVideo
+from dataset_builder.stages.narrate import (
     FAILURES_IN_A_ROW,
     NarrateSettings,
     NarrateStage,
@@ -31,7 +32,6 @@ from dataset_builder.narrate import (
     prompt_hash,
     read_caption,
 )
-from dataset_builder.schema import Clip, InterleavedVideo
 from dataset_builder.toy.videos import write_toy_videos
 from tests.dataset_builder.chat_server import chat_server, says, sends
 from tests.dataset_builder.make_videos import encode, story

@@ -20,11 +20,11 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from dataset_builder import build_corpus, load_recipe, read_corpus
 from dataset_builder.compare.misplaced import find_misplaced
-from dataset_builder.filter import Look, filter_clips
 from dataset_builder.models.embed import TowerEmbedder
 from dataset_builder.models.embed_text import TextEmbedder
 from dataset_builder.recipe import FilterSettings
 from dataset_builder.schema import Clip
+from dataset_builder.stages.filter import Look, filter_clips
 from dataset_builder.toy.videos import write_toy_videos
 from dataset_builder.video.decode import decode_clips
 from tests.dataset_builder.make_videos import encode, story

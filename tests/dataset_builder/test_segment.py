@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dataset_builder.compare.kts import BLOCK, best_scatters, borders_of, kts, scatters
-from dataset_builder.segment import WINDOW, SegmentSettings, segment_video
+from dataset_builder.stages.segment import WINDOW, SegmentSettings, segment_video
 
 
 def scatter_by_definition(embeddings, start, end):

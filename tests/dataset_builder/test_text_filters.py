@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from dataset_builder.draft import Draft, LeftOut, Sampled
-from dataset_builder.filter import FilterSettings, FilterStage, Look, filter_clips
 from dataset_builder.fingerprint import build_fingerprint
 from dataset_builder.inputs import SourceVideo
 from dataset_builder.recipe import load_recipe
 from dataset_builder.schema import Clip, InterleavedVideo
+from dataset_builder.stages.filter import FilterSettings, FilterStage, Look, filter_clips
 from dataset_builder.text.language import function_words, other_language
 from dataset_builder.text.personal_data import find_personal_data
 from dataset_builder.text.text_filters import find_sensitive_word, repeated_share

@@ -16,7 +16,7 @@ from dataset_builder.compare.same_clips import find_same_clips
 from dataset_builder.compare.same_file import KEPT_FIRST, find_duplicates
 from dataset_builder.compare.same_video import SameVideoIndex
 from dataset_builder.draft import Draft, share
-from dataset_builder.filter import drop_all
+from dataset_builder.stages.filter import drop_all
 
 
 @dataclass(frozen=True, kw_only=True)

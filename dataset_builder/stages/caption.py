@@ -1,4 +1,4 @@
-"""The stage `caption`: the toy world's truth, what is said, or a model that sees one frame (caption_checkpoint.py)."""
+"""The stage `caption`: the toy world's truth, what is said, or a model that sees one frame of each clip."""
 
 import json
 import random
@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Protocol
 from dataset_builder.draft import Draft, each, positive
 from dataset_builder.errors import DamagedInput
 from dataset_builder.inputs import SourceVideo
+from dataset_builder.stages.look import LookSettings, LookStage
+from dataset_builder.video.clip_frames import clip_frames
 
 
 CAPTIONERS = ("truth", "speech", "checkpoint")
@@ -140,14 +142,46 @@ class TruthCaptioner:
         return captions
 
 
+class CheckpointCaptioner:
+    """Captions the middle frame of every clip, greedily, with a transformers checkpoint.
+
+    It asks as the stage `look` does (look.py): after nonsense, or no answer in time, once more; then the clip goes.
+
+    Args:
+        checkpoint: folder or repository of the model with its processor (or tokenizer and picture processor).
+        prompt: what the model is asked; through its chat template where it has one.
+        max_new_tokens: the longest caption.
+
+    Raises:
+        ValueError: where the checkpoint cannot be loaded.
+    """
+
+    def __init__(self, checkpoint: str, prompt: str, max_new_tokens: int) -> None:
+        self._look = LookStage(LookSettings(checkpoint=checkpoint, prompt=prompt, max_new_tokens=max_new_tokens))
+
+    def provenance(self) -> dict[str, Any]:
+        """Tool, version, weights, prompt and limits."""
+        settings = self._look.settings
+        keys = ("prompt", "max_new_tokens", "max_words")
+        return self._look.captioner.provenance() | {key: getattr(settings, key) for key in keys}
+
+    def __call__(
+        self, source: SourceVideo, clips: Sequence[tuple[float, float]], speech: Sequence[str]
+    ) -> list[Captions]:
+        """One caption per clip, that of its middle frame; or why there is none."""
+        captions: list[Captions] = []
+        for frames in clip_frames(source.path, clips, frames_per_clip=1):
+            answers = self._look.captions(frames[:, 0])
+            captions += [Captions(said, (said,) if said else (), fault or "") for said, fault in answers]
+        return captions
+
+
 def make_captioner(settings: CaptionSettings, seed: int) -> Captioner:
     """The captioner that a recipe names."""
     if settings.captioner == "truth":
         return TruthCaptioner(noise=settings.noise, seed=seed)
     if settings.captioner == "speech":
         return SpeechCaptioner()
-    from dataset_builder.caption_checkpoint import CheckpointCaptioner  # torch and transformers take seconds
-
     assert settings.checkpoint is not None  # the recipe refuses captioner: checkpoint without one
     return CheckpointCaptioner(settings.checkpoint, settings.prompt, settings.max_new_tokens)
 

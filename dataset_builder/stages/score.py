@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dataset_builder.draft import Draft, each, positive
-from dataset_builder.segment import SegmentSettings
+from dataset_builder.stages.segment import SegmentSettings
 from dataset_builder.video.clip_frames import clip_frames
 
 

@@ -20,7 +20,7 @@ from dataset_builder.schema import Clip
 from dataset_builder.text.nonsense import find_nonsense
 
 
-PROMPTS = Path(__file__).parent / "prompts"
+PROMPTS = Path(__file__).parents[1] / "prompts"
 MAX_FIELD_CHARACTERS = 4000
 """What is said in a clip, or seen in it, is cut here: one clip must not cost as much as a book."""
 MAX_ANSWER_CHARACTERS = 20_000
