@@ -188,12 +188,12 @@ def inspect(
     ] = None,
 ) -> None:
     """Print what a corpus holds, check that it is whole, and write a page to look at. Exits with 1 on a problem."""
-    from dataset_builder.inspect_corpus import describe, inspect_corpus
+    from dataset_builder.corpus.inspect_corpus import describe, inspect_corpus
 
     inspection = inspect_corpus(corpus, tokenizer=tokenizer, progress=True)
     typer.echo(describe(inspection))
     if records:
-        from dataset_builder.inspect_page import default_page, write_page
+        from dataset_builder.corpus.inspect_page import default_page, write_page
 
         page = html or default_page(corpus)
         write_page(inspection, corpus, page, records, seed)

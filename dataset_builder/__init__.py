@@ -1,7 +1,7 @@
 """Raw videos become an interleaved corpus that streams; docs/dataset.md says how to build and to use one."""
 
 from dataset_builder.build import BuildSummary, build_corpus
-from dataset_builder.corpus import list_splits, read_corpus
+from dataset_builder.corpus.reading import list_splits, read_corpus
 from dataset_builder.errors import DamagedInput
 from dataset_builder.recipe import Recipe, load_recipe
 from dataset_builder.schema import FEATURES, Clip, InterleavedVideo, from_row, to_row

@@ -13,27 +13,27 @@ from typing import Any
 from dataset_builder.atomic import write_whole
 from dataset_builder.card import keep_common, make_card
 from dataset_builder.compare.marks import Drafts
-from dataset_builder.corpus_statistics import SplitStatistics, TokenCounter, token_counter, total
-from dataset_builder.draft import Draft, Fault
-from dataset_builder.engines import Engine, Work, run_local
-from dataset_builder.errors import BuildStopped
-from dataset_builder.fingerprint import assembly_fingerprint, build_fingerprint, inputs_key, video_key
-from dataset_builder.inputs import SourceVideo, find_videos, refusal, shown
-from dataset_builder.outcomes import Outcomes
-from dataset_builder.output_folder import (
+from dataset_builder.corpus.output_folder import (
     refuse_others_folder,
     remove_leftovers,
     replace_folder,
     store_videos,
     write_checksums,
 )
+from dataset_builder.corpus.shard_index import write_index
+from dataset_builder.corpus.shards import ROW_BYTES, plan_shards, shard_name, write_shard
+from dataset_builder.corpus.statistics import SplitStatistics, TokenCounter, token_counter, total
+from dataset_builder.corpus.stream_order import permutation
+from dataset_builder.draft import Draft, Fault
+from dataset_builder.engines import Engine, Work, run_local
+from dataset_builder.errors import BuildStopped
+from dataset_builder.fingerprint import assembly_fingerprint, build_fingerprint, inputs_key, video_key
+from dataset_builder.inputs import SourceVideo, find_videos, refusal, shown
+from dataset_builder.outcomes import Outcomes
 from dataset_builder.pipeline import make_corpus_stages
 from dataset_builder.recipe import Recipe, load_recipe
 from dataset_builder.schema import InterleavedVideo
-from dataset_builder.shard_index import write_index
-from dataset_builder.shards import ROW_BYTES, plan_shards, shard_name, write_shard
 from dataset_builder.stages.narrate import price
-from dataset_builder.stream_order import permutation
 from dataset_builder.text.collection_captions import with_captions
 
 

@@ -10,9 +10,9 @@ from datasets import DatasetInfo
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCardData
 
-from dataset_builder.corpus_statistics import SplitStatistics, total
+from dataset_builder.corpus.statistics import SplitStatistics, total
+from dataset_builder.corpus.tar_shards import TAR_FEATURES
 from dataset_builder.recipe import PATH_KEYS, PRIVATE_KEYS, Recipe
-from dataset_builder.tar_shards import TAR_FEATURES
 
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataset_builder.atomic import replacing
+from dataset_builder.corpus.parquet_damage import parquet_damage
 from dataset_builder.draft import Draft
 from dataset_builder.errors import DamagedInput
 from dataset_builder.inputs import SourceVideo
-from dataset_builder.parquet_damage import parquet_damage
 from dataset_builder.work_state import load_outcome, parse_outcome
 
 

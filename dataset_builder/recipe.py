@@ -10,7 +10,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from dataset_builder.draft import positive
+from dataset_builder.corpus.shards import ShardSettings
 from dataset_builder.stages.caption import CaptionSettings
 from dataset_builder.stages.deduplicate import DeduplicateSettings
 from dataset_builder.stages.filter import FilterSettings
@@ -45,33 +45,6 @@ MODEL_KEYS = ("tower", "checkpoint", "regions_checkpoint")  # in every stage: a 
 PATH_KEYS = (*MODEL_KEYS, *WORD_FILES, "embeddings", "captions", "prompt_file")  # what stages read from this machine
 PRIVATE_KEYS = ("endpoint", "cache", "api_key_variable")  # about this machine alone: no card shows them
 Settings = TypeVar("Settings")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardSettings:
-    """How the corpus lies on disk."""
-
-    format: str = "parquet"
-    """`parquet`, or `webdataset`: tar files with `KEY.json` and `KEY.mp4` for every record."""
-    embed_videos: bool
-    """True: the shards hold the videos' bytes. False: the files are linked or copied into `videos/` beside them."""
-    max_shard_mb: float = 256.0
-    """A shard is closed before it grows past this (a single larger record makes a larger shard)."""
-    row_group_mb: float = 16.0
-    """parquet: what a reader must hold at a time."""
-    multiple_of: int = 1
-    """The shards of a split are a multiple of this (processes of a training run), as long as the records suffice."""
-    shuffle: bool = False
-    """True: records in an order drawn from the recipe's seed. False: sorted by `video_id`."""
-    tokenizer: str | None = None
-    """Folder or id of a tokenizer, by which the card counts tokens per document; null: the card counts words."""
-
-    def __post_init__(self) -> None:
-        if self.format not in ("parquet", "webdataset"):
-            raise ValueError(f"format is {self.format!r}; expected parquet or webdataset")
-        if self.format == "webdataset" and not self.embed_videos:
-            raise ValueError("format: webdataset embeds the videos; set embed_videos: true")
-        positive(self, "max_shard_mb", "row_group_mb", "multiple_of")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from dataset_builder.blocks import Block, BlockReader, Filters
-from dataset_builder.corpus_files import open_corpus
+from dataset_builder.corpus.blocks import Block, BlockReader, Filters
+from dataset_builder.corpus.files import open_corpus
+from dataset_builder.corpus.shard_index import Shard, read_index
+from dataset_builder.corpus.stream_order import EpochOrder
 from dataset_builder.schema import InterleavedVideo
-from dataset_builder.shard_index import Shard, read_index
-from dataset_builder.stream_order import EpochOrder
 
 
 LANES = 12  # 1, 2, 3, 4, 6 and 12 readers divide it

@@ -20,7 +20,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from dataset_builder.atomic import recover, replacing_folder, write_whole
-from dataset_builder.corpus import splits_among
+from dataset_builder.corpus.reading import splits_among
 from modeling_cosmo import CosmoDataCollator
 from training.config import check_numbers, config_from_dict, model_option_names
 from training.data.clips import ClipTable, corpus_digest, load_clips

@@ -7,8 +7,8 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dataset_builder.corpus.parquet_damage import parquet_damage
 from dataset_builder.errors import DamagedInput
-from dataset_builder.parquet_damage import parquet_damage
 
 
 ROWS_AT_A_TIME = 32

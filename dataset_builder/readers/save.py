@@ -7,12 +7,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from dataset_builder.output_folder import store_video, write_checksums
+from dataset_builder.corpus.output_folder import store_video, write_checksums
+from dataset_builder.corpus.shard_index import write_index
+from dataset_builder.corpus.shards import ROW_BYTES, shard_name, write_shard
 from dataset_builder.readers.media_folder import MediaFolder
 from dataset_builder.recipe import ShardSettings
 from dataset_builder.schema import InterleavedVideo, from_row
-from dataset_builder.shard_index import write_index
-from dataset_builder.shards import ROW_BYTES, shard_name, write_shard
 
 
 # Records stay in the reader's order; `shuffle` says no more than that they are not sorted by id.

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import fsspec
 
+from dataset_builder.corpus.tar_members import is_plain_file, read_member, tar_members
 from dataset_builder.errors import DamagedInput
 from dataset_builder.readers.lines import MAX_JSON_BYTES, parse_json
 from dataset_builder.readers.media_folder import check_name
 from dataset_builder.readers.tally import Tally
-from dataset_builder.tar_members import is_plain_file, read_member, tar_members
 
 
 PICKLES = ("pkl", "pickle", "pyd", "pth", "pt", "joblib")  # counted and never read, as all members nobody asked for

@@ -1,6 +1,5 @@
 """The stage `filter`: which clips are not worth keeping, and why. The build counts the reasons."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -181,11 +180,6 @@ def filter_clips(
 def drop_all(clips: Iterable[Clip], reason: str) -> list[Clip]:
     """All clips rejected for one reason (a duplicate video)."""
     return [replace(clip, keep=False, drop_reason=reason) for clip in clips]
-
-
-def count_reasons(clips: Iterable[Clip]) -> Counter[str]:
-    """How many clips each reason dropped; what follows a colon is detail and is not counted apart."""
-    return Counter(clip.drop_reason.split(":")[0] for clip in clips if not clip.keep)
 
 
 def _too_short(clip: Clip, min_clip_s: float) -> Drop | None:

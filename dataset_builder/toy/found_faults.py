@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dataset_builder.corpus import list_splits, read_corpus
+from dataset_builder.corpus.reading import list_splits, read_corpus
 from dataset_builder.schema import Clip, InterleavedVideo
 from dataset_builder.toy.videos import FAULT_KINDS
 

@@ -8,8 +8,8 @@ import pytest
 from datasets import load_dataset
 
 from dataset_builder import build_corpus, decode_clip, list_splits, read_corpus
-from dataset_builder.inspect_corpus import describe, inspect_corpus
-from dataset_builder.inspect_page import write_page
+from dataset_builder.corpus.inspect_corpus import describe, inspect_corpus
+from dataset_builder.corpus.inspect_page import write_page
 from dataset_builder.streaming import stream_corpus
 
 

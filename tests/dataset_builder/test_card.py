@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from dataset_builder.card import keep_common, make_card
-from dataset_builder.corpus_statistics import SplitStatistics, token_counter, total
+from dataset_builder.corpus.statistics import SplitStatistics, token_counter, total
 from dataset_builder.recipe import load_recipe
 from tests.dataset_builder.test_corpus import full_record
 

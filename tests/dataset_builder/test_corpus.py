@@ -5,8 +5,8 @@ import pytest
 from datasets import load_dataset
 
 from dataset_builder import Clip, InterleavedVideo, from_row, list_splits, read_corpus, to_row
+from dataset_builder.corpus.shards import write_shard
 from dataset_builder.recipe import ShardSettings
-from dataset_builder.shards import write_shard
 
 
 def full_record(name: str, num_bytes: int = 11) -> InterleavedVideo:

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
+from dataset_builder.corpus.statistics import count_reasons
 from dataset_builder.recipe import FilterSettings
 from dataset_builder.schema import Clip
-from dataset_builder.stages.filter import count_reasons, drop_all, filter_clips, look_at_clips
+from dataset_builder.stages.filter import drop_all, filter_clips, look_at_clips
 
 
 SETTINGS = FilterSettings(min_clip_s=1.0, min_caption_words=3, black_below=8.0, static_below=0.5)

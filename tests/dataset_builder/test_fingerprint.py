@@ -66,10 +66,10 @@ EDITS = {  # file -> what has to be done again after an edit
     "stages/deduplicate.py": ["assembly"],  # sees all videos
     "build.py": ["assembly"],
     "card.py": ["assembly"],
-    "shards.py": ["assembly"],
-    "inspect_page.py": [],
-    "inspect_corpus.py": [],
-    "templates/inspect.html.jinja": [],
+    "corpus/shards.py": ["assembly"],
+    "corpus/inspect_page.py": [],
+    "corpus/inspect_corpus.py": [],
+    "corpus/templates/inspect.html.jinja": [],
     "streaming.py": [],
     "readers/mmc4.py": [],
     "toy/render.py": [],
@@ -118,7 +118,7 @@ def test_every_folder_of_data_is_accounted_for():
     """Words count as code; weights, prompts and recipes by what a recipe names; the page's template for no outcome."""
     folders = {path.relative_to(PACKAGE).parts[:-1] for path in PACKAGE.rglob("*") if is_data(path)}
     tops = {parts[:2] if parts[0] == "toy" else parts for parts in folders}
-    assert tops == {("words",), ("prompts",), ("recipes",), ("templates",), ("toy", "towers")}
+    assert tops == {("words",), ("prompts",), ("recipes",), ("corpus", "templates"), ("toy", "towers")}
 
 
 def is_data(path: Path) -> bool:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from dataset_builder.atomic import WriteError, replacing, write_whole
+from dataset_builder.corpus.output_folder import store_videos
 from dataset_builder.inputs import find_videos
-from dataset_builder.output_folder import store_videos
 
 
 def touch(folder, *names):

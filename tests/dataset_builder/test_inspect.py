@@ -15,13 +15,13 @@ from typer.testing import CliRunner
 
 import cosmo_cli
 from dataset_builder import Clip, InterleavedVideo, build_corpus, load_recipe
-from dataset_builder.histogram import Bin, bars, histogram
-from dataset_builder.inspect_corpus import describe, inspect_corpus
-from dataset_builder.inspect_page import MOST_CLIPS, default_page, write_page
-from dataset_builder.output_folder import write_checksums
+from dataset_builder.corpus.histogram import Bin, bars, histogram
+from dataset_builder.corpus.inspect_corpus import describe, inspect_corpus
+from dataset_builder.corpus.inspect_page import MOST_CLIPS, default_page, write_page
+from dataset_builder.corpus.output_folder import write_checksums
+from dataset_builder.corpus.shard_index import write_index
+from dataset_builder.corpus.shards import shard_name, write_shard
 from dataset_builder.recipe import ShardSettings
-from dataset_builder.shard_index import write_index
-from dataset_builder.shards import shard_name, write_shard
 from tests.dataset_builder.make_videos import encode, story
 
 

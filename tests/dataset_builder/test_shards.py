@@ -17,13 +17,13 @@ import yaml
 from datasets import load_dataset
 
 from dataset_builder import build_corpus, decode_clip, from_row, load_recipe, read_corpus
-from dataset_builder.corpus_files import open_corpus
-from dataset_builder.corpus_statistics import token_counter
+from dataset_builder.corpus.files import open_corpus
+from dataset_builder.corpus.shard_index import read_index, scan_shards, write_index
+from dataset_builder.corpus.shards import plan_shards, shard_name, write_shard
+from dataset_builder.corpus.statistics import token_counter
+from dataset_builder.corpus.tar_shards import read_tar, scan_tar, tar_key, write_tar
 from dataset_builder.errors import DamagedInput
 from dataset_builder.recipe import ShardSettings
-from dataset_builder.shard_index import read_index, scan_shards, write_index
-from dataset_builder.shards import plan_shards, shard_name, write_shard
-from dataset_builder.tar_shards import read_tar, scan_tar, tar_key, write_tar
 from tests.dataset_builder.test_corpus import full_record
 
 

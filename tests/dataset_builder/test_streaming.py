@@ -23,14 +23,15 @@ from datasets import IterableDataset, load_dataset
 from fsspec.implementations.local import LocalFileSystem
 from torch.utils.data import DataLoader
 
-from dataset_builder import Clip, InterleavedVideo, decode_clip, read_corpus, shard_index, streaming
-from dataset_builder.corpus_files import open_corpus
-from dataset_builder.inspect_corpus import inspect_corpus
-from dataset_builder.output_folder import write_checksums
+from dataset_builder import Clip, InterleavedVideo, decode_clip, read_corpus, streaming
+from dataset_builder.corpus import shard_index
+from dataset_builder.corpus.files import open_corpus
+from dataset_builder.corpus.inspect_corpus import inspect_corpus
+from dataset_builder.corpus.output_folder import write_checksums
+from dataset_builder.corpus.shard_index import read_index, write_index
+from dataset_builder.corpus.shards import shard_name, write_shard
+from dataset_builder.corpus.stream_order import EpochOrder, Place
 from dataset_builder.recipe import ShardSettings
-from dataset_builder.shard_index import read_index, write_index
-from dataset_builder.shards import shard_name, write_shard
-from dataset_builder.stream_order import EpochOrder, Place
 from dataset_builder.streaming import CorpusStream, stream_corpus
 from tests.dataset_builder.make_videos import encode
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dataset_builder.build import build_corpus
-from dataset_builder.corpus import read_corpus
+from dataset_builder.corpus.reading import read_corpus
 from dataset_builder.recipe import load_recipe
 from dataset_builder.toy.videos import write_toy_videos
 from modeling_cosmo import CosmoForConditionalGeneration, CosmoProcessor

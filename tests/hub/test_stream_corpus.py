@@ -21,7 +21,7 @@ import json
 from datasets import load_dataset
 from torch.utils.data import DataLoader
 from dataset_builder import decode_clip, from_row
-from dataset_builder.inspect_corpus import inspect_corpus
+from dataset_builder.corpus.inspect_corpus import inspect_corpus
 from dataset_builder.streaming import stream_corpus
 
 collate = lambda records: [record.video_id for record in records]

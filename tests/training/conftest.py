@@ -15,9 +15,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from dataset_builder.corpus.shards import write_shard
 from dataset_builder.recipe import ShardSettings
 from dataset_builder.schema import Clip, InterleavedVideo
-from dataset_builder.shards import write_shard
 from dataset_builder.toy.videos import write_toy_videos
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dataset_builder.corpus import read_corpus
+from dataset_builder.corpus.reading import read_corpus
 from training.config import load_config
 from training.setup import prepare_corpus, tower_path
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dataset_builder.corpus import list_shards, read_corpus
+from dataset_builder.corpus.reading import list_shards, read_corpus
 from dataset_builder.schema import InterleavedVideo
 from dataset_builder.video.decode import decode_clips
 from training.data.sampling import Indices

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from dataset_builder.corpus import read_corpus
+from dataset_builder.corpus.reading import read_corpus
 
 
 TOLERANCE_S = 0.5

@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 from datasets import Features, List, Value, Video
 from tqdm import tqdm
 
-from dataset_builder.blocks import BlockReader
-from dataset_builder.corpus import splits_among
-from dataset_builder.corpus_files import CorpusFiles, open_corpus
-from dataset_builder.corpus_statistics import SplitStatistics, TokenCounter, token_counter, total
-from dataset_builder.histogram import bars, histogram
+from dataset_builder.corpus.blocks import BlockReader
+from dataset_builder.corpus.files import CorpusFiles, open_corpus
+from dataset_builder.corpus.histogram import bars, histogram
+from dataset_builder.corpus.reading import splits_among
+from dataset_builder.corpus.shard_index import Shard, read_index
+from dataset_builder.corpus.statistics import SplitStatistics, TokenCounter, token_counter, total
+from dataset_builder.corpus.tar_shards import TAR_FEATURES
 from dataset_builder.schema import InterleavedVideo
-from dataset_builder.shard_index import Shard, read_index
-from dataset_builder.tar_shards import TAR_FEATURES
 
 
 TEXT_COLUMNS = ["video.path", "source", "license", "clips"]  # all that is counted; no video is read

@@ -13,13 +13,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from dataset_builder.atomic import write_whole
-from dataset_builder.blocks import BlockReader
-from dataset_builder.corpus_files import CorpusFiles, open_corpus
+from dataset_builder.corpus.blocks import BlockReader
+from dataset_builder.corpus.files import CorpusFiles, open_corpus
+from dataset_builder.corpus.histogram import histogram
+from dataset_builder.corpus.inspect_corpus import Inspection, drop_table, split_table
+from dataset_builder.corpus.stream_order import permutation
 from dataset_builder.errors import DamagedInput
-from dataset_builder.histogram import histogram
-from dataset_builder.inspect_corpus import Inspection, drop_table, split_table
 from dataset_builder.schema import Clip, InterleavedVideo
-from dataset_builder.stream_order import permutation
 from dataset_builder.video.decode import frames_at, middle_times, video_of
 
 
@@ -91,7 +91,7 @@ def write_page(inspection: Inspection, corpus: str | Path, path: Path, num_recor
     ]
     spreads = [(name, histogram(values)) for name, values in inspection.values().items() if values]
     environment = Environment(
-        loader=PackageLoader("dataset_builder", "templates"), autoescape=True, undefined=StrictUndefined,
+        loader=PackageLoader("dataset_builder.corpus", "templates"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"clock": _clock, "short": _short}

@@ -2,22 +2,49 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataset_builder.atomic import replacing
-from dataset_builder.recipe import ShardSettings
+from dataset_builder.corpus.tar_shards import write_tar
+from dataset_builder.draft import positive
 from dataset_builder.schema import FEATURES, InterleavedVideo, to_row
-from dataset_builder.tar_shards import write_tar
 
 
 ROW_BYTES = 4096  # about what a record weighs without its video
 GROUP_ROWS = 256  # records of a row group at most: where no videos are embedded, megabytes would hold thousands
 WITH_STATISTICS = ["video_id", "duration_s", "source", "license"]  # what readers filter by; never the videos' bytes
 SUFFIXES = {"parquet": ".parquet", "webdataset": ".tar"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardSettings:
+    """How the corpus lies on disk."""
+
+    format: str = "parquet"
+    """`parquet`, or `webdataset`: tar files with `KEY.json` and `KEY.mp4` for every record."""
+    embed_videos: bool
+    """True: the shards hold the videos' bytes. False: the files are linked or copied into `videos/` beside them."""
+    max_shard_mb: float = 256.0
+    """A shard is closed before it grows past this (a single larger record makes a larger shard)."""
+    row_group_mb: float = 16.0
+    """parquet: what a reader must hold at a time."""
+    multiple_of: int = 1
+    """The shards of a split are a multiple of this (processes of a training run), as long as the records suffice."""
+    shuffle: bool = False
+    """True: records in an order drawn from the recipe's seed. False: sorted by `video_id`."""
+    tokenizer: str | None = None
+    """Folder or id of a tokenizer, by which the card counts tokens per document; null: the card counts words."""
+
+    def __post_init__(self) -> None:
+        if self.format not in ("parquet", "webdataset"):
+            raise ValueError(f"format is {self.format!r}; expected parquet or webdataset")
+        if self.format == "webdataset" and not self.embed_videos:
+            raise ValueError("format: webdataset embeds the videos; set embed_videos: true")
+        positive(self, "max_shard_mb", "row_group_mb", "multiple_of")
 
 
 def shard_name(split: str, index: int, count: int, settings: ShardSettings) -> str:

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from dataset_builder.corpus_files import CorpusFiles
+from dataset_builder.corpus.files import CorpusFiles
+from dataset_builder.corpus.parquet_damage import parquet_damage
+from dataset_builder.corpus.shard_index import Shard
+from dataset_builder.corpus.tar_shards import read_tar
 from dataset_builder.errors import DamagedInput
-from dataset_builder.parquet_damage import parquet_damage
 from dataset_builder.schema import FEATURES, InterleavedVideo, from_row
-from dataset_builder.shard_index import Shard
-from dataset_builder.tar_shards import read_tar
 
 
 ALWAYS = ("video_id", "duration_s")  # no record is without them

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from dataset_builder.models.model_folders import TOWERS, first_line
-from dataset_builder.schema import InterleavedVideo
-from dataset_builder.stages.filter import count_reasons
+from dataset_builder.schema import Clip, InterleavedVideo
 
 
 TokenCounter = Callable[[str], int]
@@ -56,6 +55,11 @@ class SplitStatistics:
         self.reasons += count_reasons(record.clips)
         self.licenses[record.source, record.license] += 1
         self.narration.update(record.provenance.get("narrate", {}).get("spent", {}))
+
+
+def count_reasons(clips: Iterable[Clip]) -> Counter[str]:
+    """How many clips each reason dropped; what follows a colon is detail and is not counted apart."""
+    return Counter(clip.drop_reason.split(":")[0] for clip in clips if not clip.keep)
 
 
 def total(splits: Iterable[SplitStatistics]) -> SplitStatistics:

@@ -13,11 +13,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from dataset_builder.atomic import write_whole
-from dataset_builder.corpus import shards_among, splits_among
-from dataset_builder.corpus_files import CorpusFiles, open_corpus
+from dataset_builder.corpus.files import CorpusFiles, open_corpus
+from dataset_builder.corpus.parquet_damage import parquet_damage
+from dataset_builder.corpus.reading import shards_among, splits_among
+from dataset_builder.corpus.tar_shards import scan_tar
 from dataset_builder.errors import DamagedInput
-from dataset_builder.parquet_damage import parquet_damage
-from dataset_builder.tar_shards import scan_tar
 
 
 INDEX_NAME = "shards.json"

@@ -15,9 +15,9 @@ from typing import Any, BinaryIO
 from datasets import Features, Value, Video
 
 from dataset_builder.atomic import replacing
+from dataset_builder.corpus.tar_members import is_plain_file, read_member, tar_members
 from dataset_builder.errors import DamagedInput
 from dataset_builder.schema import FEATURES, InterleavedVideo, from_row, to_row
-from dataset_builder.tar_members import is_plain_file, read_member, tar_members
 
 
 # What `load_dataset` hands out of such shards; the card names it, so that nothing is guessed from the first rows.

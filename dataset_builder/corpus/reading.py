@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from dataset_builder.corpus.parquet_damage import parquet_damage
+from dataset_builder.corpus.tar_shards import read_tar
 from dataset_builder.errors import DamagedInput
 from dataset_builder.inputs import SPLITS
-from dataset_builder.parquet_damage import parquet_damage
 from dataset_builder.schema import InterleavedVideo, from_row
-from dataset_builder.tar_shards import read_tar
 
 
 _SHARD = re.compile(r"(?P<split>\w+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.(?P<suffix>parquet|tar)$")
