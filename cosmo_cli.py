@@ -163,7 +163,7 @@ def build(
     from dataset_builder.build import build_corpus
     from dataset_builder.engines import make_engine
     from dataset_builder.engines.cluster import load_cluster
-    from dataset_builder.workers import forget_batch_shapes
+    from dataset_builder.engines.workers import forget_batch_shapes
 
     forget_batch_shapes()
     chosen = make_engine(engine.value, load_cluster(cluster) if cluster else None)

@@ -21,9 +21,9 @@ from benchmarks.table import machine
 from dataset_builder import build_corpus, load_recipe
 from dataset_builder.compare.kts import kts
 from dataset_builder.corpus.shards import write_shard
-from dataset_builder.fingerprint import build_fingerprint, video_key
+from dataset_builder.engines.fingerprint import build_fingerprint, video_key
+from dataset_builder.engines.outcomes import Outcomes
 from dataset_builder.inputs import find_videos
-from dataset_builder.outcomes import Outcomes
 from dataset_builder.pipeline import begin, video_stages
 from dataset_builder.text.attach import attach_by_overlap
 from dataset_builder.text.subtitles import Sentence

@@ -25,11 +25,12 @@ from dataset_builder.corpus.shards import ROW_BYTES, plan_shards, shard_name, wr
 from dataset_builder.corpus.statistics import SplitStatistics, TokenCounter, token_counter, total
 from dataset_builder.corpus.stream_order import permutation
 from dataset_builder.draft import Draft, Fault
-from dataset_builder.engines import Engine, Work, run_local
+from dataset_builder.engines.fingerprint import assembly_fingerprint, build_fingerprint, inputs_key, video_key
+from dataset_builder.engines.local import run_local
+from dataset_builder.engines.outcomes import Outcomes
+from dataset_builder.engines.work import Engine, Work
 from dataset_builder.errors import BuildStopped
-from dataset_builder.fingerprint import assembly_fingerprint, build_fingerprint, inputs_key, video_key
 from dataset_builder.inputs import SourceVideo, find_videos, refusal, shown
-from dataset_builder.outcomes import Outcomes
 from dataset_builder.pipeline import make_corpus_stages
 from dataset_builder.recipe import Recipe, load_recipe
 from dataset_builder.schema import InterleavedVideo
@@ -129,6 +130,7 @@ def build_corpus(
                 outcomes=Outcomes(state),
                 workers=workers,
                 progress=progress,
+                build=build_corpus,
             )
             tokenizer = recipe.shards.tokenizer
             count_tokens = token_counter(tokenizer) if tokenizer else None  # before any work: it may be missing

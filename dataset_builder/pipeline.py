@@ -15,7 +15,8 @@ A stage is a callable from drafts to drafts (draft.py). To add one, say `look`:
 3. `video_stages` below gets its line. A stage that has to see all videos goes into `make_corpus_stages`: it may
    read what it is given several times, and returns a view that marks clips (compare/marks.py), so that no corpus has
    to fit into memory.
-4. Arrays that a later corpus-level stage needs travel in `Draft` and are kept beside the record (work_state.py).
+4. Arrays that a later corpus-level stage needs travel in `Draft` and are kept beside the record
+   (engines/outcome_file.py).
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,22 +1,14 @@
-"""Who runs the stages that see one video at a time: this machine's processes, Slurm, or Ray.
+"""In comes the list of a build's videos; out goes one outcome a video, made by processes here, by Slurm or by Ray."""
 
-An engine makes the outcomes that a build is missing (outcomes.py); putting them together is the same for all, so the
-corpus is the same to the byte. Engines are no part of a recipe and change nothing that a build remembers.
-"""
-
-from collections.abc import Callable
 from functools import partial
 
 from dataset_builder.engines.cluster import ClusterSettings
 from dataset_builder.engines.local import run_local
-from dataset_builder.engines.work import Work
+from dataset_builder.engines.work import Engine, Work
 
 
 __all__ = ["ENGINES", "ClusterSettings", "Engine", "Work", "make_engine", "run_local"]
 ENGINES = ("local", "slurm", "ray", "ray-data")
-
-Engine = Callable[[Work], str]
-"""Makes the missing outcomes and returns ""; or hands the work to a queue and says so in one line."""
 
 
 def make_engine(name: str, cluster: ClusterSettings | None = None) -> Engine:

@@ -2,9 +2,9 @@
 
 from tqdm import tqdm
 
-from dataset_builder.engines.slurm import refuse_beside_jobs
+from dataset_builder.engines.queued import refuse_beside_jobs
 from dataset_builder.engines.work import Work, num_processors
-from dataset_builder.workers import run_jobs
+from dataset_builder.engines.workers import run_jobs
 
 
 def run_local(work: Work) -> str:

@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 import yaml
 
 from dataset_builder.atomic import replacing, write_whole
+from dataset_builder.engines.fingerprint import inputs_key
+from dataset_builder.engines.outcomes import Outcomes
 from dataset_builder.engines.work import Work
-from dataset_builder.fingerprint import inputs_key
 from dataset_builder.inputs import SourceVideo
-from dataset_builder.outcomes import Outcomes
 from dataset_builder.recipe import Recipe, load_recipe
 
 

@@ -12,10 +12,10 @@ import time
 import traceback
 from pathlib import Path
 
+from dataset_builder.engines.outcomes import Outcomes
 from dataset_builder.engines.plan import Run
+from dataset_builder.engines.workers import forget_batch_shapes, run_jobs
 from dataset_builder.errors import BuildStopped
-from dataset_builder.outcomes import Outcomes
-from dataset_builder.workers import forget_batch_shapes, run_jobs
 
 
 def run_rank(run: Run, rank: int) -> None:

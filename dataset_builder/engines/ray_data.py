@@ -14,15 +14,15 @@ from tqdm import tqdm
 
 from dataset_builder.draft import AT_VIDEO, Draft
 from dataset_builder.engines.cluster import ClusterSettings
+from dataset_builder.engines.outcome_file import save_outcome
+from dataset_builder.engines.outcomes import Outcomes
 from dataset_builder.engines.plan import VIDEOS_PER_RANK, Run, make_plan
+from dataset_builder.engines.queued import refuse_beside_jobs
 from dataset_builder.engines.ray_ranks import connect_to_ray
-from dataset_builder.engines.slurm import refuse_beside_jobs
 from dataset_builder.engines.work import Work, num_processors
 from dataset_builder.errors import BuildStopped
-from dataset_builder.outcomes import Outcomes
 from dataset_builder.pipeline import VideoPipeline, begin, video_stages
 from dataset_builder.recipe import MODEL_KEYS, Recipe
-from dataset_builder.work_state import save_outcome
 
 
 DRAFTS_PER_BATCH = 4  # few: a batch is what one worker holds while others wait for it
@@ -122,7 +122,7 @@ class _GroupWorker:
     """
 
     def __init__(self, run_folder: str, names: Sequence[str], is_first: bool, is_last: bool) -> None:
-        from dataset_builder.workers import forget_batch_shapes, quiet_loading
+        from dataset_builder.engines.workers import forget_batch_shapes, quiet_loading
 
         forget_batch_shapes()
         import torch

@@ -4,7 +4,7 @@ from typing import Any
 
 from dataset_builder.engines.cluster import ClusterSettings
 from dataset_builder.engines.plan import VIDEOS_PER_RANK, make_plan, ranks_in_words
-from dataset_builder.engines.slurm import refuse_beside_jobs
+from dataset_builder.engines.queued import refuse_beside_jobs
 from dataset_builder.engines.work import Work
 from dataset_builder.errors import BuildStopped
 

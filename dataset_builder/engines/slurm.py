@@ -1,7 +1,6 @@
 """The engine `slurm`: an array job with a task per rank, then a job that assembles, through datatrove's executor."""
 
 import json
-import os
 import shlex
 import shutil
 import subprocess
@@ -11,10 +10,10 @@ from typing import Any
 
 from dataset_builder.atomic import write_whole
 from dataset_builder.engines.cluster import ClusterSettings
+from dataset_builder.engines.fingerprint import inputs_key
 from dataset_builder.engines.plan import VIDEOS_PER_RANK, Run, make_plan
+from dataset_builder.engines.queued import refuse_beside_jobs, still_queued
 from dataset_builder.engines.work import Work
-from dataset_builder.errors import BuildStopped
-from dataset_builder.fingerprint import inputs_key
 
 
 def run_on_slurm(work: Work, cluster: ClusterSettings, videos_per_rank: int = VIDEOS_PER_RANK) -> str:
@@ -34,7 +33,7 @@ def run_on_slurm(work: Work, cluster: ClusterSettings, videos_per_rank: int = VI
     if not shutil.which("sbatch"):
         raise ValueError("engine slurm: there is no sbatch on this machine; run it where jobs are submitted")
     run = make_plan(work, videos_per_rank)
-    running = _still_queued(run)
+    running = still_queued(run)
     if running:
         return f"still queued or running: jobs {running} (squeue --jobs={running}); logs in {run.folder}"
     ranks, assembly = submit(run, work, cluster)
@@ -80,8 +79,9 @@ def submit(run: Run, work: Work, cluster: ClusterSettings) -> tuple[str, str]:
         logging_dir=str(run.folder / "ranks"),
         **common,
     )
+    folders = str(work.input_dir.absolute()), str(work.output_dir.absolute())
     assembly = SlurmPipelineExecutor(
-        pipeline=[AssembleStep(str(run.folder), str(work.input_dir.absolute()), str(work.output_dir.absolute()))],
+        pipeline=[AssembleStep(work.build, str(run.folder), *folders)],
         tasks=1,
         depends=ranks,
         job_name="cosmo-assembly",
@@ -98,49 +98,9 @@ def submit(run: Run, work: Work, cluster: ClusterSettings) -> tuple[str, str]:
     return jobs["ranks"], jobs["assembly"]
 
 
-def refuse_beside_jobs(work: Work, except_of: str = "") -> None:
-    """Let no build write to a folder while jobs of another one, which hold no lock, wait or run.
-
-    Args:
-        work: the build.
-        except_of: key of the run whose jobs may be there.
-
-    Raises:
-        BuildStopped: naming the jobs.
-    """
-    for folder in sorted((work.state / "runs").glob("*")):
-        jobs = "" if folder.name == except_of else _still_queued(Run(folder))
-        if jobs:
-            raise BuildStopped(
-                f"another build is writing to {work.output_dir}: jobs {jobs} of Slurm; "
-                f"wait for them (squeue --jobs={jobs}), or scancel them"
-            )
-
-
 def _forget_marks_without_outcomes(run: Run) -> None:
     """A completion marker whose outcomes are gone (deleted, or a lost disk) would keep its rank from ever running."""
     marks = run.folder / "ranks" / "completions"
     if marks.is_dir():
         for rank in run.incomplete():
             (marks / f"{rank:05d}").unlink(missing_ok=True)
-
-
-def _still_queued(run: Run) -> str:
-    """Ids of jobs of an earlier submission that Slurm has not finished, with commas; "" where there are none."""
-    try:
-        jobs = json.loads((run.folder / "jobs.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return ""
-    ids = [job for job in jobs.values() if job != "none"]
-    queued = [job for job in ids if _is_queued(job)]
-    return ",".join(queued)
-
-
-def _is_queued(job: str) -> bool:
-    """Whether Slurm still knows the job as waiting or running; it answers an old id with an error."""
-    command = ["squeue", "--noheader", f"--jobs={job}"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
-    except FileNotFoundError:
-        return False
-    return answer.returncode == 0 and bool(answer.stdout.strip())

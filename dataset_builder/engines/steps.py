@@ -1,6 +1,6 @@
 """The steps that datatrove's executors run: a rank of the plan, and the assembly after the last one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class AssembleStep(PipelineStep):
     """Writes the corpus when all ranks are done.
 
     Args:
+        build: `build_corpus`.
         run_folder: of the plan.
         input_dir: the videos.
         output_dir: the corpus.
@@ -44,16 +45,14 @@ class AssembleStep(PipelineStep):
     name = "assembly"
     type = "cosmo"
 
-    def __init__(self, run_folder: str, input_dir: str, output_dir: str) -> None:
+    def __init__(self, build: Callable[..., Any], run_folder: str, input_dir: str, output_dir: str) -> None:
         super().__init__()
-        self.run_folder, self.input_dir, self.output_dir = run_folder, input_dir, output_dir
+        self.build, self.run_folder, self.input_dir, self.output_dir = build, run_folder, input_dir, output_dir
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
         """Ranks that Slurm says have ended may have failed: a missing outcome ends this with their numbers."""
-        from dataset_builder.build import build_corpus
-
         run = Run(Path(self.run_folder))
-        summary = build_corpus(
+        summary = self.build(
             self.input_dir, self.output_dir, run.recipe, progress=False, engine=lambda work: _refuse_missing(work, run)
         )
         self.stats["videos"].update(sum(summary.num_videos.values()))

@@ -1,12 +1,17 @@
-"""What a build asks of an engine."""
+"""What a build asks of an engine.
+
+An engine makes the outcomes that a build is missing (outcomes.py). All engines make the same ones, and one code puts
+them together, so the corpus is the same to the byte; a recipe does not name the engine, and no key depends on it.
+"""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from dataset_builder.engines.outcomes import Outcomes
 from dataset_builder.inputs import SourceVideo
-from dataset_builder.outcomes import Outcomes
 from dataset_builder.recipe import Recipe
 
 
@@ -25,6 +30,8 @@ class Work:
     """Processes, or ranks at a time; None leaves it to the engine."""
     progress: bool
     """Show a progress bar, where the engine has one."""
+    build: Callable[..., Any]
+    """`build_corpus`, which a job in a queue calls to put the corpus together when all outcomes are there."""
 
     def missing(self) -> list[int]:
         """Videos of which there is no outcome yet, by their position."""
@@ -35,6 +42,10 @@ class Work:
     def state(self) -> Path:
         """The folder `.build` of the corpus."""
         return self.outcomes.state
+
+
+Engine = Callable[[Work], str]
+"""Makes the missing outcomes and returns ""; or hands the work to a queue and says so in one line."""
 
 
 def num_processors() -> int:

@@ -10,15 +10,15 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from dataset_builder import build_corpus, workers
-from dataset_builder.engines import ClusterSettings, make_engine
+from dataset_builder import build_corpus
+from dataset_builder.engines import ClusterSettings, make_engine, workers
 from dataset_builder.engines import rank as rank_module
 from dataset_builder.engines.cluster import load_cluster
+from dataset_builder.engines.outcomes import Outcomes
 from dataset_builder.engines.plan import MAX_RANKS, make_plan, ranks_in_words
 from dataset_builder.engines.rank import run_rank, run_rank_apart
 from dataset_builder.engines.ray_data import Group, group_stages, last_words
 from dataset_builder.errors import BuildStopped
-from dataset_builder.outcomes import Outcomes
 from dataset_builder.pipeline import video_stages
 from dataset_builder.recipe import Recipe
 from dataset_builder.stages.score import ScoreSettings

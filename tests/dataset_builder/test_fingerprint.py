@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dataset_builder import fingerprint, load_recipe
-from dataset_builder.fingerprint import build_fingerprint, source_files, video_key
+from dataset_builder import load_recipe
+from dataset_builder.engines import fingerprint
+from dataset_builder.engines.fingerprint import build_fingerprint, source_files, video_key
+from dataset_builder.engines.outcomes import Outcomes
 from dataset_builder.inputs import find_videos
-from dataset_builder.outcomes import Outcomes
 
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +25,8 @@ EDIT_EACH = """
 import json, sys
 from pathlib import Path
 
-from dataset_builder import fingerprint, load_recipe
+from dataset_builder import load_recipe
+from dataset_builder.engines import fingerprint
 
 recipes = {name: load_recipe(file) for name, file in json.loads(sys.argv[1]).items()}
 
@@ -55,7 +57,8 @@ EDITS = {  # file -> what has to be done again after an edit
     "schema.py": ALL,
     "draft.py": ALL,
     "pipeline.py": ALL,  # the order of the stages
-    "work_state.py": ALL,  # how an outcome is written
+    "engines/outcome_file.py": ALL,  # how an outcome is written
+    "engines/slurm.py": [],
     "words/function_words.yaml": ALL,
     "words/sensitive_en.txt": ALL,
     "stages/narrate.py": ["narrated", "assembly"],  # a stage that only one of the recipes has

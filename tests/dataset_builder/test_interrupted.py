@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from dataset_builder import build_corpus, load_recipe, read_corpus
+from dataset_builder.engines.outcome_file import load_outcome
 from dataset_builder.inputs import find_videos
-from dataset_builder.work_state import load_outcome
 from tests.dataset_builder.make_videos import encode, story
 from tests.pause_point import PausePoint
 

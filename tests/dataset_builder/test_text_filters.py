@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from dataset_builder.draft import Draft, LeftOut, Sampled
-from dataset_builder.fingerprint import build_fingerprint
+from dataset_builder.engines.fingerprint import build_fingerprint
 from dataset_builder.inputs import SourceVideo
 from dataset_builder.recipe import load_recipe
 from dataset_builder.schema import Clip, InterleavedVideo

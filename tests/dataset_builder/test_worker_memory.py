@@ -4,8 +4,8 @@ import os
 
 import pytest
 
+from dataset_builder.engines.workers import forget_batch_shapes, run_jobs
 from dataset_builder.recipe import load_recipe
-from dataset_builder.workers import forget_batch_shapes, run_jobs
 
 
 CAPACITY = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"

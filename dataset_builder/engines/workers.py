@@ -16,11 +16,11 @@ from itertools import islice
 from multiprocessing.connection import wait
 from pathlib import Path
 
+from dataset_builder.engines.outcome_file import save_outcome
 from dataset_builder.errors import BuildStopped
 from dataset_builder.inputs import SourceVideo
 from dataset_builder.pipeline import VideoPipeline
 from dataset_builder.recipe import Recipe
-from dataset_builder.work_state import save_outcome
 
 
 Job = tuple[SourceVideo, Path]

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from dataset_builder.atomic import replacing
 from dataset_builder.corpus.parquet_damage import parquet_damage
 from dataset_builder.draft import Draft
+from dataset_builder.engines.outcome_file import load_outcome, parse_outcome
 from dataset_builder.errors import DamagedInput
 from dataset_builder.inputs import SourceVideo
-from dataset_builder.work_state import load_outcome, parse_outcome
 
 
 GROUP_ROWS = 64  # outcomes that are read at once from a pack

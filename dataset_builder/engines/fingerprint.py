@@ -20,8 +20,8 @@ from dataset_builder.recipe import Recipe
 from dataset_builder.stages.narrate import prompt_hash
 
 
-PACKAGE = Path(__file__).parent
-OUTCOME_FORMAT = "dataset_builder.work_state"  # how an outcome is written and read
+PACKAGE = Path(__file__).parents[1]
+OUTCOME_FORMAT = "dataset_builder.engines.outcome_file"  # how an outcome is written and read
 STAGES_IN_ORDER = "dataset_builder.pipeline"  # itself, but not the stages that it imports: a recipe uses some of them
 ASSEMBLY = "dataset_builder.build"  # everything between the outcomes and the corpus
 
