@@ -12,9 +12,9 @@ A stage is a callable from drafts to drafts (draft.py). To add one, say `look`:
 2. `Recipe` (recipe.py) gets the field `look: LookSettings | None = None` at its place in the order. From then on the
    YAML may name it; keys called `tower` or `checkpoint` count as models, whose weights a rebuild depends on; other
    paths are named in PATH_KEYS, so that the card shows only their last part.
-3. `video_stages` below gets its line. A stage that has to see all videos goes into `make_corpus_stages`: it may
-   read what it is given several times, and returns a view that marks clips (compare/marks.py), so that no corpus has
-   to fit into memory.
+3. `video_stages` below gets its line. A stage that has to see all videos goes into `corpus_stages` (assemble.py):
+   it may read what it is given several times, and returns a view that marks clips (compare/marks.py), so that no
+   corpus has to fit into memory.
 4. Arrays that a later corpus-level stage needs travel in `Draft` and are kept beside the record
    (engines/outcome_file.py).
 """
@@ -24,20 +24,17 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from dataset_builder.compare.marks import CorpusStage
 from dataset_builder.draft import Draft
 from dataset_builder.inputs import SourceVideo
 from dataset_builder.recipe import Recipe
 from dataset_builder.schema import InterleavedVideo
 from dataset_builder.stages.caption import CaptionStage
-from dataset_builder.stages.deduplicate import DeduplicateStage
 from dataset_builder.stages.filter import FilterStage
 from dataset_builder.stages.look import LookStage
 from dataset_builder.stages.narrate import NarrateStage
 from dataset_builder.stages.probe import ProbeStage
 from dataset_builder.stages.score import ScoreStage
 from dataset_builder.stages.segment import SegmentStage
-from dataset_builder.stages.select import SelectStage
 from dataset_builder.stages.speech import SpeechStage
 
 
@@ -64,16 +61,6 @@ def video_stages(recipe: Recipe) -> dict[str, partial[Any]]:
         stages["score"] = partial(ScoreStage, recipe.score, recipe.segment)
     if recipe.filter:
         stages["filter"] = partial(FilterStage, recipe.filter)
-    return stages
-
-
-def make_corpus_stages(recipe: Recipe) -> list[CorpusStage]:
-    """The stages that see all videos at once, in order."""
-    stages: list[CorpusStage] = []
-    if recipe.deduplicate:
-        stages.append(DeduplicateStage(recipe.deduplicate, recipe.seed))
-    if recipe.select:
-        stages.append(SelectStage(recipe.select, recipe.seed))
     return stages
 
 

@@ -23,7 +23,7 @@ from dataset_builder.stages.narrate import prompt_hash
 PACKAGE = Path(__file__).parents[1]
 OUTCOME_FORMAT = "dataset_builder.engines.outcome_file"  # how an outcome is written and read
 STAGES_IN_ORDER = "dataset_builder.pipeline"  # itself, but not the stages that it imports: a recipe uses some of them
-ASSEMBLY = "dataset_builder.build"  # everything between the outcomes and the corpus
+ASSEMBLY = "dataset_builder.assemble"  # everything between the outcomes and the corpus
 
 
 def build_fingerprint(recipe: Recipe) -> str:

@@ -48,15 +48,16 @@ assert str(fingerprint.PACKAGE).startswith(sys.path[0] or str(Path.cwd()))
 print(json.dumps({"changed": changed, "torch": "torch" in sys.modules}))
 """
 ALL = ["plain", "narrated", "assembly"]
+OUTCOMES = ["plain", "narrated"]  # with them their keys, and so the corpus that is assembled from them
 EDITS = {  # file -> what has to be done again after an edit
     "stages/segment.py": ALL,  # a stage
-    "stages/probe.py": ALL,  # the stage that always runs first
+    "stages/probe.py": OUTCOMES,  # the stage that always runs first
     "compare/kts.py": ALL,  # imported by a stage
     "models/embed.py": ALL,  # imported inside a function of a stage
     "video/needed_frames.py": ALL,  # imported by what a stage imports
     "schema.py": ALL,
     "draft.py": ALL,
-    "pipeline.py": ALL,  # the order of the stages
+    "pipeline.py": OUTCOMES,  # the order of the stages
     "engines/outcome_file.py": ALL,  # how an outcome is written
     "engines/slurm.py": [],
     "words/function_words.yaml": ALL,
@@ -64,10 +65,11 @@ EDITS = {  # file -> what has to be done again after an edit
     "stages/narrate.py": ["narrated", "assembly"],  # a stage that only one of the recipes has
     "models/chat_endpoint.py": ["narrated", "assembly"],
     "prompts/narrate.md": ["narrated"],
-    "stages/score.py": ["assembly"],  # a stage that neither recipe has: the assembly imports the pipeline
+    "stages/score.py": ["assembly"],  # a stage that neither recipe has: the assembly reads recipes
     "recipe.py": ["assembly"],  # of a recipe, the values count
     "stages/deduplicate.py": ["assembly"],  # sees all videos
-    "build.py": ["assembly"],
+    "assemble.py": ["assembly"],
+    "build.py": [],
     "card.py": ["assembly"],
     "corpus/shards.py": ["assembly"],
     "corpus/inspect_page.py": [],
