@@ -1,10 +1,12 @@
-"""The tree keeps its promises: data flows one way, the model runs from the Hub, no file knows the machine it is on."""
+"""The tree: packages and folders import one way, the model runs from the Hub, no file knows the machine it is on."""
 
 import ast
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,39 @@ MAY_IMPORT: dict[str, set[str]] = {  # package -> packages of the project that i
     "training": {"modeling_cosmo", "dataset_builder"},
     "demo": {"modeling_cosmo"},
 }
+# The floors of the packages that have folders, the top first: folders, and modules outside them. A module imports from
+# floors further down and from its own folder.
+FLOORS: dict[str, tuple[set[str], ...]] = {
+    "dataset_builder": (
+        {"build", "howto_interlink", "streaming", "toy"},
+        {"assemble", "readers"},
+        {"engines"},
+        {"pipeline", "card"},
+        {"recipe"},
+        {"stages"},
+        {"corpus"},
+        {"models"},
+        {"compare"},
+        {"video"},
+        {"text"},
+        {"draft"},
+        {"schema", "inputs"},
+        {"errors", "atomic"},
+    ),
+    "training": (
+        {"quickstart"},
+        {"publishing"},
+        {"train", "finetune"},
+        {"loop"},
+        {"setup", "checkpoint", "progress"},
+        {"evaluation"},
+        {"data"},
+        {"run_folder", "optimization", "interruption"},
+        {"config"},
+    ),
+}
+CHAPTERS = ("dataset_builder", "training", "demo")  # modeling_cosmo stays flat: the Hub loads it so
+LONGEST_CHAPTER = 16  # modules of a folder
 HUB_PROVIDES = {"torch", "transformers", "numpy", "PIL", "huggingface_hub", "safetensors"} | set(
     sys.stdlib_module_names
 )
@@ -62,6 +97,115 @@ def test_the_walk_over_imports_sees_a_wrong_arrow():
     source = "def late():\n    try:\n        from training.loss import x\n    except ImportError:\n        import av\n"
     assert imports(ast.parse(source), optional=True) == {"training", "av"}
     assert imports(ast.parse(source), optional=False) == set()
+
+
+def named(path: Path) -> str:
+    """The dotted name of a module; of a folder's `__init__.py` the folder's."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+SOURCES = {named(path): path.read_text() for package in CHAPTERS for path in modules_of(package)}
+
+
+def modules_imported(source: str, modules: Iterable[str]) -> set[str]:
+    """Those of some modules that a file imports, inside functions and under `if TYPE_CHECKING` too."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            # `from training.quickstart import run` may name a module or something in `__init__.py`.
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found & {*modules}
+
+
+def arrows_not_downwards(package: str, sources: dict[str, str]) -> list[str]:
+    """Imports within a package that lead to the same or a higher floor, other than those within a folder."""
+    floors = {name: index for index, names in enumerate(FLOORS[package]) for name in names}
+    inner = [module for module in sources if module.startswith(f"{package}.")]
+    return [
+        f"{module} imports {used}"
+        for module in inner
+        for used in sorted(modules_imported(sources[module], inner))
+        if (mine := module.split(".")[1]) != (other := used.split(".")[1]) and floors[other] <= floors[mine]
+    ]
+
+
+def circle_among(sources: dict[str, str]) -> list[str]:
+    """Modules that import each other in a circle, one such circle; empty where there is none."""
+    try:
+        TopologicalSorter({name: modules_imported(text, sources) - {name} for name, text in sources.items()}).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_every_module_has_its_floor(package):
+    inside = {name.split(".")[1] for name in SOURCES if name.startswith(f"{package}.")}
+    floors = [name for names in FLOORS[package] for name in names]
+    assert sorted(floors) == sorted(inside), "the table and the tree name different folders or modules"
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_imports_lead_downwards(package):
+    assert arrows_not_downwards(package, SOURCES) == []
+
+
+@pytest.mark.parametrize("package", CHAPTERS)
+def test_no_circle(package):
+    assert circle_among({name: text for name, text in SOURCES.items() if name.split(".")[0] == package}) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "wrong"),
+    [
+        ("dataset_builder.text.language", "from dataset_builder.stages.filter import Drop", True),
+        ("dataset_builder.text.language", "def late():\n    from dataset_builder.recipe import Recipe", True),
+        ("dataset_builder.video.sound", "if 1:\n    import dataset_builder.models.whisper", True),
+        ("dataset_builder.video.sound", "from dataset_builder.models import whisper", True),
+        ("dataset_builder.draft", "from dataset_builder.stages import caption", True),
+        ("dataset_builder.engines.steps", "def late():\n    from dataset_builder.build import build_corpus", True),
+        ("dataset_builder.streaming", "from dataset_builder.build import build_corpus", True),  # another door
+        ("training.data.samples", "from training.loop import fit", True),
+        ("dataset_builder.video.sound", "from dataset_builder.video import frames", False),
+        ("dataset_builder.stages.filter", "from dataset_builder.text.language import other_language", False),
+    ],
+)
+def test_the_walk_sees_a_planted_arrow(module, line, wrong):
+    sources = SOURCES | {module: f"{SOURCES[module]}\n{line}\n"}
+    found = arrows_not_downwards(module.split(".")[0], sources)
+    assert bool(found) == wrong
+    assert all(arrow.startswith(f"{module} imports ") for arrow in found)
+
+
+def test_the_walk_sees_a_planted_circle():
+    """Inside a folder, where no floor is in the way, and through a function."""
+    late = "\ndef late():\n    from dataset_builder.video.frames import FrameSampler\n"
+    sources = SOURCES | {"dataset_builder.video.limits": SOURCES["dataset_builder.video.limits"] + late}
+    assert set(circle_among(sources)) == {"dataset_builder.video.limits", "dataset_builder.video.frames"}
+    assert arrows_not_downwards("dataset_builder", sources) == []
+
+
+def test_imports_inside_functions_count():
+    source = "def late():\n    from training.data import clips\n    import training.loop\n    import torch\n"
+    assert modules_imported(source, SOURCES) == {"training.data", "training.data.clips", "training.loop"}
+
+
+@pytest.mark.parametrize(
+    "folder",
+    sorted({path.parent for package in CHAPTERS for path in modules_of(package)}),
+    ids=lambda folder: folder.relative_to(ROOT).as_posix(),
+)
+def test_a_folder_is_a_chapter(folder):
+    """At most 16 modules, and an `__init__` that says in one sentence what comes in and what goes out."""
+    assert len(list(folder.glob("*.py"))) <= LONGEST_CHAPTER
+    docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+    assert docstring.endswith(".")
+    if folder.parent != ROOT:
+        assert len(docstring.split(". ")) == 1, docstring
+        assert docstring.startswith("In ")
+        assert "; out " in docstring
 
 
 @pytest.mark.parametrize("path", modules_of("modeling_cosmo"), ids=lambda path: path.name)

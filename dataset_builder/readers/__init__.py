@@ -1,4 +1,4 @@
-"""Readers of published collections, all to the sample forms of training; docs/readers.md has a table of them."""
+"""In come published collections; out go samples in the forms that training reads (docs/readers.md has a table)."""
 
 from dataset_builder.readers.document import (
     DOCUMENT_FEATURES,

@@ -1,1 +1,1 @@
-"""The toy world: narrated how-to videos with known truth, and the two small towers trained on it."""
+"""In comes a seed; out go narrated how-to videos of a toy world with their truth, and towers trained on it."""
