@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +82,21 @@ def source_files(modules: Iterable[str], alone: Iterable[str] = ()) -> dict[str,
         if path is None or path in found:
             continue
         found[path] = path.read_text(encoding="utf-8")
-        for node in ast.walk(ast.parse(found[path])):
-            waiting += imported_names(node)
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                names.add(node.value)
+        imported, strings = _names_in(found[path])
+        waiting += imported
+        names |= strings
     words = [path for path in (PACKAGE / "words").iterdir() if path.name in names]
     others = [path for module in alone if (path := module_file(module))]
     found |= {path: path.read_text(encoding="utf-8") for path in [*words, *others]}
     return {path.relative_to(PACKAGE).as_posix(): found[path] for path in sorted(found)}
+
+
+@lru_cache(maxsize=256)
+def _names_in(text: str) -> tuple[list[str], set[str]]:
+    """Dotted names that a file imports, and its strings, among which may be the name of a word list."""
+    nodes = list(ast.walk(ast.parse(text)))
+    imported = [name for node in nodes for name in imported_names(node)]
+    return imported, {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
 
 def imported_names(node: ast.AST) -> list[str]:

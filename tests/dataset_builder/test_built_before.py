@@ -11,6 +11,7 @@ from dataset_builder import build_corpus, decode_clip, list_splits, read_corpus
 from dataset_builder.corpus.inspect_corpus import describe, inspect_corpus
 from dataset_builder.corpus.inspect_page import write_page
 from dataset_builder.streaming import stream_corpus
+from training.data.clips import load_clips
 
 
 BEFORE = Path(__file__).parent / "fixtures" / "built_before"
@@ -53,6 +54,11 @@ def test_every_way_of_reading_it_still_works(corpus):
     assert row["video_id"] == streamed.video_id == record.video_id == "train-000000"
     assert [clip["caption"] for clip in row["clips"]] == [clip.caption for clip in record.clips]
     assert decode_clip(row, 0, 3).shape == (3, 3, 64, 64)
+
+
+def test_training_reads_its_clips(corpus):
+    clips = load_clips(corpus, "train")
+    assert list(clips.captions) == [caption for _, _, caption in captions(corpus)["train-000000"]]
 
 
 def test_it_is_inspected(corpus, tmp_path):
