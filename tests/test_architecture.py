@@ -147,6 +147,12 @@ def test_every_module_has_its_floor(package):
     assert sorted(floors) == sorted(inside), "the table and the tree name different folders or modules"
 
 
+def test_the_page_on_training_shows_its_floors():
+    table = (ROOT / "docs" / "training.md").read_text().split("| floor |")[1].split("\n\n")[0]
+    shown = [re.findall(r"`(\w+)(?:\.py|/)`", row.split("|")[1]) for row in table.splitlines()[2:]]
+    assert [set(names) for names in shown] == list(FLOORS["training"])
+
+
 @pytest.mark.parametrize("package", FLOORS)
 def test_imports_lead_downwards(package):
     assert arrows_not_downwards(package, SOURCES) == []
