@@ -14,9 +14,9 @@ from transformers import AutoTokenizer, CLIPVisionConfig
 from benchmarks.gpu_kit.cells import Cell, Measured, Setup, num_processors
 from benchmarks.gpu_kit.shapes import KINDS, cosmo_model, hold_for_training
 from benchmarks.gpu_kit.training import make_optimizer, training_step
-from dataset_builder.video.decode import frames_at, middle_times
 from dataset_builder.toy.train_towers import SHIPPED
 from dataset_builder.toy.videos import encode_mp4
+from dataset_builder.video.decode import frames_at, middle_times
 from modeling_cosmo import CosmoProcessor
 
 
