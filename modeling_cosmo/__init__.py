@@ -1,7 +1,7 @@
 """CosMo for transformers: configuration, model, processor.
 
-Importing this package also tells the Auto classes about CosMo, so that a saved folder loads without running its own
-copy of this code.
+Importing this package also registers CosMo with the Auto classes, so that a saved folder loads without running its
+own copy of this code.
 """
 
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor

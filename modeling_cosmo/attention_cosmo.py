@@ -1,4 +1,4 @@
-"""Attention and feed-forward layers that the parts of CosMo share.
+"""Attention and feed-forward layers shared by the parts of CosMo.
 
 Shape letters: B batch, H heads, Q queries, S keys, D width, C channels of a head.
 """
@@ -19,7 +19,7 @@ def eager_attention(
     scaling: float,
     **_: object,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Softmax attention written out, for those who want to see the weights.
+    """Softmax attention written out, for callers that want the weights.
 
     Args:
         module: the calling layer (unused; part of the interface of `ALL_ATTENTION_FUNCTIONS`).
@@ -48,9 +48,9 @@ def attend(
     scaling: float,
     implementation: str | None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Attention by the implementation that the config names; shapes as in `eager_attention`.
+    """Attend with the implementation that the config names; shapes as in `eager_attention`.
 
-    Flash and flex attention cannot express a boolean mask per query: for them SDPA takes over.
+    Flash and flex attention cannot express a boolean mask per query, so SDPA replaces them.
     """
     name = implementation or "eager"
     if "flash" in name or "flex" in name:
@@ -60,17 +60,17 @@ def attend(
 
 
 def split_heads(states: torch.Tensor, head_dim: int) -> torch.Tensor:
-    """`(B, S, H * C)` -> `(B, H, S, C)`; H is what this device has of the heads under tensor parallelism."""
+    """`(B, S, H * C)` -> `(B, H, S, C)`; under tensor parallelism, H counts only the heads on this device."""
     return states.unflatten(-1, (-1, head_dim)).transpose(1, 2)
 
 
 def initialise_linear(layer: nn.Linear) -> None:
-    """Torch's own default for a linear layer (variance 1 / (3 * inputs)), as the released model starts from."""
+    """Initialise with torch's default for a linear layer (variance 1 / (3 * inputs)), like the released model."""
     init.kaiming_uniform_(layer.weight, a=5**0.5)
 
 
 class FeedForward(nn.Module):
-    """LayerNorm, linear, exact GELU, linear; no biases but the norm's. The caller adds the residual."""
+    """LayerNorm, linear, exact GELU, linear; only the norm has a bias. The caller adds the residual."""
 
     def __init__(self, width: int, inner_width: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""What CosMo must know about language models of transformers whose own code stays as it is.
+"""Ways to run language models of transformers with media, without changing their code.
 
-Most hand the keyword arguments of their call on to every decoder layer, so that media reach the gated blocks as
-arguments. A few drop them; for those the arguments lie beside the call, for as long as it runs.
+Most models pass the keyword arguments of a call on to every decoder layer, so media reach the gated blocks as
+arguments. A few models drop them; for those, a context variable holds the arguments while the call runs.
 """
 
 from contextvars import ContextVar
@@ -13,13 +13,13 @@ from transformers import PreTrainedModel
 
 
 DROPS_ARGUMENTS = frozenset({"bloom", "falcon", "gpt_neo", "mpt"})
-"""Kinds of language models (`model_type`) whose layers get no further arguments and return a tuple; tested each."""
+"""`model_type` of language models whose layers get no extra arguments and return a tuple; each is tested."""
 
 _beside_the_call: ContextVar[dict[str, Any] | None] = ContextVar("arguments of the layers", default=None)
 
 
 def run_language_model(language_model: PreTrainedModel, for_layers: dict[str, Any], **kwargs: Any) -> Any:
-    """Run a language model and get `for_layers` to each `CosmoDecoderLayer` in it.
+    """Run a language model and pass `for_layers` to every `CosmoDecoderLayer` in it.
 
     Args:
         language_model: with wrapped decoder layers.
@@ -27,7 +27,7 @@ def run_language_model(language_model: PreTrainedModel, for_layers: dict[str, An
         kwargs: arguments of the language model itself.
 
     Raises:
-        ValueError: if they did not arrive: such a model would ignore its media without a word.
+        ValueError: if they did not arrive: such a model would silently ignore its media.
     """
     if language_model.config.model_type in DROPS_ARGUMENTS:
         token = _beside_the_call.set(for_layers)
@@ -39,19 +39,19 @@ def run_language_model(language_model: PreTrainedModel, for_layers: dict[str, An
         outputs = language_model(**kwargs, **for_layers)
     if for_layers["tap"].first_input is None:
         raise ValueError(
-            f"{type(language_model).__name__} does not hand keyword arguments on to its decoder layers, so media "
+            f"{type(language_model).__name__} does not pass keyword arguments on to its decoder layers, so media "
             "cannot reach them: CosMo needs a language model that does"
         )
     return outputs
 
 
 def arguments_beside_the_call() -> dict[str, Any]:
-    """What a layer gets whose language model dropped its arguments; nothing outside `run_language_model`."""
+    """Arguments for a layer whose language model dropped them; empty outside `run_language_model`."""
     return _beside_the_call.get() or {}
 
 
 class QueryKeyNormedProjection(nn.Linear):
-    """The fused projection of an MPT attention with a norm on queries and on keys, before heads are split.
+    """Fused projection of MPT's attention, with norms on queries and keys before the heads are split.
 
     MPT-1B has these norms (`attn_config.qk_ln`); the MPT of transformers reads the setting and ignores it.
     """
@@ -68,14 +68,14 @@ class QueryKeyNormedProjection(nn.Linear):
 
 
 def complete_backbone(language_model: PreTrainedModel, *, is_pretrained: bool) -> None:
-    """Put in what a language model's config asks for and transformers leaves out.
+    """Add the parts that a language model's config asks for but transformers leaves out.
 
     Args:
         language_model: changed in place.
-        is_pretrained: it holds loaded weights, which such parts would be missing from.
+        is_pretrained: whether it holds loaded weights, from which those parts are missing.
 
     Raises:
-        ValueError: if it lost weights in loading.
+        ValueError: if loading dropped weights.
     """
     config = language_model.config
     if config.model_type != "mpt" or not config.attn_config.qk_ln:
@@ -83,7 +83,7 @@ def complete_backbone(language_model: PreTrainedModel, *, is_pretrained: bool) -
     if is_pretrained:
         raise ValueError(
             f"{type(language_model).__name__} of transformers drops the norms on queries and keys (attn_config.qk_ln) "
-            "when it loads; such a tower comes with a converted OpenFlamingo-3B only"
+            "when it loads; only a converted OpenFlamingo-3B holds such a tower"
         )
     for module in language_model.modules():
         if hasattr(module, "Wqkv"):

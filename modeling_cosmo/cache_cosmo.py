@@ -1,4 +1,4 @@
-"""The cache of a running text: keys and values of the text and of its media, and where each medium stands.
+"""Cache of a text in progress: keys and values of the text and of its media, and the place of each medium.
 
 Shape letters: R text rows (samples x beams), B samples, M media slots.
 """
@@ -10,10 +10,10 @@ from .media_attention_cosmo import PADDING_SLOT, last_media_index, media_places
 
 
 class CosmoCache(EncoderDecoderCache):
-    """Self-attention cache of the language model beside the projected keys and values of the media.
+    """Self-attention cache of the language model, plus the projected keys and values of the media.
 
-    The media part has one row per sample, not per beam: beams of a sample see the same media, so that neither
-    expanding nor reordering beams touches it. It grows when a later turn brings new media.
+    The media part has one row per sample, not per beam: all beams of a sample see the same media, so expanding or
+    reordering beams does not touch it. It grows when a later turn brings new media.
     """
 
     def __init__(self, self_attention_cache: Cache, cross_attention_cache: Cache | None = None) -> None:
@@ -21,9 +21,9 @@ class CosmoCache(EncoderDecoderCache):
         self.places: torch.Tensor | None = None
         """Place of every media slot in its sample's order, shape `(B, M)`; see `media_places`."""
         self.num_seen: torch.Tensor | None = None
-        """Media that each text row has come to so far, shape `(R,)`; generated placeholders do not count."""
+        """Media that each text row has passed so far, shape `(R,)`; generated placeholders do not count."""
         self.length_with_media: int | torch.Tensor = 0
-        """Tokens up to the last placeholder of any row; cropping cannot go behind it."""
+        """Tokens up to and including the last placeholder of any row; cropping cannot remove these."""
 
     def add_media(self, places: torch.Tensor) -> torch.Tensor:
         """Append the slots of new media to those of earlier turns.
@@ -42,7 +42,7 @@ class CosmoCache(EncoderDecoderCache):
         return places
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Remove the last tokens of the text, `tokens_to_remove` of them as a negative number.
+        """Remove the last tokens of the text; `tokens_to_remove` is their number, negative.
 
         Raises:
             ValueError: if the placeholder of a medium is among them.
@@ -50,16 +50,16 @@ class CosmoCache(EncoderDecoderCache):
         if self.get_seq_length() + tokens_to_remove < self.length_with_media:
             raise ValueError(
                 f"cannot remove {-tokens_to_remove} of {self.get_seq_length()} cached tokens: token "
-                f"{int(self.length_with_media) - 1} stands for a medium, which the cache cannot give up"
+                f"{int(self.length_with_media) - 1} stands for a medium, which the cache has to keep"
             )
         super().crop(tokens_to_remove)
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        """Reorder the text's part; the media of all beams of a sample are the same."""
+        """Reorder the text part; all beams of a sample share its media."""
         self.self_attention_cache.reorder_cache(beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat the text's part; its new rows share their sample's media."""
+        """Repeat the text part; the new rows share their sample's media."""
         self.self_attention_cache.batch_repeat_interleave(repeats)
         if self.num_seen is not None:
             self.num_seen = self.num_seen.repeat_interleave(repeats)
@@ -87,20 +87,20 @@ class CosmoCache(EncoderDecoderCache):
 def follow_media(
     is_placeholder: torch.Tensor, is_real: torch.Tensor | None, cache: CosmoCache | None
 ) -> tuple[torch.Tensor | None, torch.Tensor]:
-    """Where the media of a text stand, and which of them each token comes after.
+    """Find the place of each medium of a text, and the latest medium before each token.
 
-    Placeholders count only in a pass that brings media: one that the model itself emits changes nothing.
+    Placeholders count only in a pass that brings media: a placeholder that the model itself emits changes nothing.
 
     Args:
         is_placeholder: boolean, shape `(R, L)`.
-        is_real: which slots of the media of this pass hold one, boolean `(B, M_new)`; `None`: it brings none.
-        cache: of the text so far; it is brought up to date.
+        is_real: which media slots of this pass hold a medium, boolean `(B, M_new)`; `None`: the pass brings none.
+        cache: cache of the text so far; it is updated in place.
 
     Returns:
         Places of all slots, shape `(B, M)`, or `None` for a text without media so far; and for each token the place of
         the latest medium, shape `(R, L)`, `-1` before the first one.
     """
-    if is_real is None:  # nothing new: every token comes after what the last one before this pass came after
+    if is_real is None:  # no new media: every token follows the same medium as the last token before this pass
         if cache is None or cache.places is None or cache.num_seen is None:
             return None, torch.full_like(is_placeholder, -1, dtype=torch.long)
         return cache.places, (cache.num_seen[:, None] - 1).expand_as(is_placeholder)
@@ -117,7 +117,7 @@ def follow_media(
 
 
 def rows_per_sample(num_rows: int, num_samples: int) -> int:
-    """Text rows that share the media of one sample.
+    """Number of text rows that share the media of one sample.
 
     Raises:
         ValueError: if the rows are not a multiple of the samples.
@@ -128,6 +128,6 @@ def rows_per_sample(num_rows: int, num_samples: int) -> int:
 
 
 def _last_step(media_index: torch.Tensor, num_seen: torch.Tensor) -> torch.Tensor:
-    """Tokens of this piece, `(R, L)`, up to the last that comes to a further medium, in any row; 0 if none does."""
+    """Number of tokens of this piece, `(R, L)`, up to the last that reaches a new medium in any row; 0 if none."""
     num_before = (media_index < media_index[:, -1:]).sum(dim=-1)  # (R,)
     return ((num_before + 1) * (media_index[:, -1] >= num_seen)).amax()

@@ -1,4 +1,4 @@
-"""Chats as texts and media: the template, and the media that the parts of a chat hold."""
+"""Chats as texts and media: the chat template, and the media in the parts of a chat."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,9 +17,9 @@ CHAT_TEMPLATE = (
     "{% generation %}" + CONTENT + END_OF_CHUNK + "{% endgeneration %}"
     "{% else %}" + CONTENT + "{% endif %}{% endfor %}"
 )
-"""The few-shot form: each medium before its text, each answer closed as the end of a chunk; nothing else is added."""
+"""The few-shot form: each medium before its text, each answer closed by the end-of-chunk token; nothing else added."""
 PART_KEYS = ("url", "path", "bytes", "base64")
-"""Where a part of a chat holds its medium, besides the name of its type."""
+"""Keys that may hold the medium of a part of a chat, besides the name of its type."""
 
 
 def media_of_chats(conversations: list[Any]) -> tuple[list[list[Any]], list[list[Any]]]:
@@ -29,10 +29,10 @@ def media_of_chats(conversations: list[Any]) -> tuple[list[list[Any]], list[list
         conversations: chats, each a list of messages with `content`.
 
     Returns:
-        Pictures and videos of each chat; in both lists `None` holds the place of the other kind.
+        Pictures and videos of each chat; in each list, `None` marks the place of a medium of the other kind.
 
     Raises:
-        ValueError: if a part is neither text nor picture nor video.
+        ValueError: if a part is not a text, picture or video.
     """
     images: list[list[Any]] = []
     videos: list[list[Any]] = []
@@ -46,7 +46,7 @@ def media_of_chats(conversations: list[Any]) -> tuple[list[list[Any]], list[list
 
 
 def _medium_of(part: dict[str, Any]) -> Any:
-    """The medium of a part of a chat; `None` of text, and of a part that only holds a place."""
+    """The medium of a part of a chat; `None` for text, and for a part that is only a placeholder."""
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
     if kind not in ("text", "image", "video"):
         raise ValueError(f"a part of a chat has type {kind!r}; CosmoProcessor reads text, image and video")

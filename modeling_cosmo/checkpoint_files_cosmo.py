@@ -1,6 +1,6 @@
-"""Reads checkpoints from their files: one or many shards, safetensors or torch, whatever they are wrapped in.
+"""Read checkpoint files: one or many shards, safetensors or torch, whatever dict wraps the tensors.
 
-Tensors stay in their files until they are used, where the files allow that. Nothing is ever unpickled but tensors.
+Tensors stay in their files until they are used, if the file format allows it. Only tensors are ever unpickled.
 """
 
 import json
@@ -28,7 +28,7 @@ def read_state(path: Path) -> State:
             an index.
 
     Raises:
-        ValueError: if a shard is missing or is not a file of tensors alone, or two shards differ about a tensor.
+        ValueError: if a shard is missing or holds anything but tensors, or two shards disagree about a tensor.
     """
     if not path.exists():
         raise ValueError(f"there is no checkpoint {path}")
@@ -53,20 +53,20 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # no JSON, or no text
-        raise ValueError(f"{path} is no JSON: {error}") from error
+    except ValueError as error:  # not JSON, or not text
+        raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object but a {type(content).__name__}")
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a JSON object")
     return content
 
 
 def _read_indexed(index: Path) -> State:
     places = read_object(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-        raise ValueError(f"{index} has no weight_map: it is no index of shards")
+        raise ValueError(f"{index} has no weight_map: it is not an index of shards")
     names = sorted(set(places.values()))
     if outside := [name for name in names if Path(name).name != name]:
-        raise ValueError(f"{index} names the shard {outside[0]}, which does not lie beside it")
+        raise ValueError(f"{index} names the shard {outside[0]}, which is not a file in the same folder")
     files = [index.parent / name for name in names]
     for file in files:
         if not file.is_file():
@@ -78,7 +78,7 @@ def _read_indexed(index: Path) -> State:
 
 
 def _check_numbering(files: list[Path]) -> None:
-    """Refuse a series `NAME-00001-of-00003` that is not whole."""
+    """Refuse a series `NAME-00001-of-00003` that is incomplete."""
     found = Counter(
         (match[1], int(match[2])) for file in files if (match := re.fullmatch(r"(.+)-\d+-of-(\d+)", file.stem))
     )
@@ -102,7 +102,7 @@ def _read_file(path: Path) -> State:
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise ValueError(f"{path} is no safetensors file: {error}") from error
+            raise ValueError(f"{path} is not a safetensors file: {error}") from error
     state = _load_torch(path)
     for wrapper in _WRAPPERS:
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
@@ -117,18 +117,18 @@ def _read_file(path: Path) -> State:
 def _load_torch(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
-    except Exception as error:  # torch raises errors of all kinds about a damaged file, struct.error among them
+    except Exception as error:  # torch raises all kinds of errors for a damaged file, struct.error among them
         raise _unreadable(path, error) from error
 
 
 def _is_zip(path: Path) -> bool:
-    """Whether a torch file can be mapped into memory: one in the form before torch 1.6 cannot."""
+    """Whether a torch file can be mapped into memory; files in the format before torch 1.6 cannot."""
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"
 
 
 def _unreadable(path: Path, error: Exception) -> ValueError:
-    """Without torch's pages of advice on how to run what is in the file."""
+    """Error for an unreadable file, without torch's long advice on how to run what is in the file."""
     lines = str(error).splitlines() or [type(error).__name__]
     reason = next((line for line in lines if "WeightsUnpickler error" in line), lines[0]).partition(" Please use")[0]
-    return ValueError(f"{path} is no torch file that can be read with weights_only=True: {reason.strip()}")
+    return ValueError(f"{path} cannot be read as a torch file with weights_only=True: {reason.strip()}")

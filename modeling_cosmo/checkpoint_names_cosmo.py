@@ -1,6 +1,6 @@
-"""How the tensors of released CosMo and OpenFlamingo checkpoints are named, and what they are called here.
+"""Tensor names of released CosMo and OpenFlamingo checkpoints, and the names they get here.
 
-Vision weights come under open_clip's names. Nothing that a saved folder loads imports this module.
+Vision weights have open_clip's names. No code that a saved folder loads imports this module.
 """
 
 import re
@@ -39,7 +39,7 @@ _WITHOUT_USE = re.compile(
 
 
 def plain_names(state: State, layers_path: str) -> State:
-    """One name per tensor: no `module.` prefix, decoder layers and blocks under their place in the language model.
+    """Give each tensor one name: no `module.` prefix, decoder layers and blocks at their place in the language model.
 
     Args:
         state: tensors under the names of a file.
@@ -52,7 +52,7 @@ def plain_names(state: State, layers_path: str) -> State:
     whole_clip = any("vision_encoder.visual." in name for name in state)
     for name, tensor in state.items():
         short = name.removeprefix("module.")
-        if not whole_clip:  # OpenFlamingo keeps the vision tower of open_clip alone
+        if not whole_clip:  # OpenFlamingo keeps only the vision tower of open_clip
             short = re.sub(r"^vision_encoder\.", "vision_encoder.visual.", short)
         short = re.sub(r"^(lang_\w+)\.old_decoder_blocks\.(\d+)\.", rf"\1.{layers_path}.\2.decoder_layer.", short)
         short = re.sub(
@@ -65,14 +65,14 @@ def plain_names(state: State, layers_path: str) -> State:
 
 
 def rename(state: State, base_prefix: str) -> tuple[State, list[str]]:
-    """Names and tensors of `CosmoForConditionalGeneration`.
+    """Rename tensors to the names of `CosmoForConditionalGeneration`.
 
     Args:
         state: output of `plain_names`.
-        base_prefix: what a causal language model of this kind calls its base, such as `model` or `gpt_neox`.
+        base_prefix: name of the base in a causal language model of this kind, such as `model` or `gpt_neox`.
 
     Returns:
-        The renamed tensors (fused projections split), and the names that nothing here corresponds to.
+        The renamed tensors (fused projections split), and the names without a counterpart here.
     """
     renamed: State = {}
     unknown = []
@@ -96,7 +96,7 @@ def released_name(state: State, name: str, base_prefix: str) -> str | None:
 
 
 def _translate(name: str, tensor: torch.Tensor, base_prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """New names of one tensor with their parts of it; nothing for one that has no counterpart."""
+    """New names of one tensor, each with its part of the tensor; nothing if there is no counterpart."""
     if _WITHOUT_USE.match(name):
         return
     top, _, rest = name.partition(".")
@@ -124,7 +124,7 @@ def _vision(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor
 
 
 def _split(name: str, tensor: torch.Tensor, num_parts: int) -> tuple[torch.Tensor, ...]:
-    """Projections that were fused along their outputs."""
+    """Split projections that were fused along their outputs."""
     if not tensor.ndim or len(tensor) % num_parts:
         raise ValueError(f"tensor {name} has shape {tuple(tensor.shape)}; it must hold {num_parts} projections")
     return tensor.chunk(num_parts)

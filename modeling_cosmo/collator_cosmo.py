@@ -1,4 +1,4 @@
-"""Makes a batch for training of samples as they stand in a data set: words and media."""
+"""Collate samples of texts and media, as a data set yields them, into a training batch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,9 +7,9 @@ import torch
 
 
 class CosmoDataCollator:
-    """The `data_collator` of a `Trainer` whose data set yields texts and media; all text trains.
+    """The `data_collator` of a `Trainer` whose data set yields texts and media; the loss covers all text.
 
-    Give the `Trainer` `remove_unused_columns=False`: it knows the model's inputs only, not the columns they come from.
+    Pass `remove_unused_columns=False` to the `Trainer`: it knows the model's inputs, not the columns they come from.
     """
 
     def __init__(self, processor: Any) -> None:
@@ -23,8 +23,9 @@ class CosmoDataCollator:
                 lists of media as `CosmoProcessor` takes them.
 
         Returns:
-            What the processor gives, and `labels` (B, L): padding, placeholders and the first token do not count.
-            Words alone come with one empty slot for a medium each: every process then computes the same parts.
+            The output of the processor, and `labels` (B, L), where padding, placeholders and the first token do not
+            count. A batch of texts alone gets one empty media slot per sample, so that every process computes the
+            same parts of the model.
 
         Raises:
             ValueError: if placeholders and media of a sample differ in number, or a medium cannot be read.
@@ -37,7 +38,7 @@ class CosmoDataCollator:
         return batch | {"labels": self.processor.build_labels(batch["input_ids"], batch["attention_mask"])}
 
     def _empty_slots(self, num_samples: int) -> dict[str, torch.Tensor]:
-        """Pixels and mask of one medium for each sample that is not there."""
+        """Pixels and mask of one absent medium per sample."""
         blank = self.processor(images=[[torch.zeros(3, 8, 8, dtype=torch.uint8)]])["pixel_values"]
         pixels = blank.new_zeros(num_samples, *blank.shape[1:])  # (B, 1, 1, 3, height, width)
         return {"pixel_values": pixels, "media_mask": torch.zeros(pixels.shape[:3], dtype=torch.bool)}

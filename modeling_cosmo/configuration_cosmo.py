@@ -1,4 +1,4 @@
-"""Configuration of CosMo: two towers, what lies between them, and which released behaviours to reproduce."""
+"""Configuration of CosMo: two towers, the parts between them, and which released behaviours to reproduce."""
 
 from typing import Any, ClassVar, Literal
 
@@ -12,16 +12,16 @@ AUTO_MAP = {
     "AutoModel": "modeling_cosmo.CosmoModel",
     "AutoModelForImageTextToText": "modeling_cosmo.CosmoForConditionalGeneration",
 }
-"""Where a saved folder's own code stands; in every config, whichever class was saved."""
+"""Where a saved folder has its own code; part of every config, whichever class was saved."""
 
 
 @strict
 class CosmoConfig(PreTrainedConfig):
     """Sizes and rules of a CosMo model; the defaults are the released sizes and the right behaviour.
 
-    `unimodal_depth`, `cross_attention_interval` and `cross_attention_layers` say where the gated blocks stand: before
-    each layer of the list if there is one, else before layer `unimodal_depth` and every `cross_attention_interval`-th
-    layer after it. Contradictions raise `ValueError` naming the field.
+    `unimodal_depth`, `cross_attention_interval` and `cross_attention_layers` place the gated blocks: before each layer
+    of the list if there is one, else before layer `unimodal_depth` and every `cross_attention_interval`-th layer after
+    it. Contradictions raise a `ValueError` that names the field.
     """
 
     model_type = "cosmo"
@@ -33,7 +33,7 @@ class CosmoConfig(PreTrainedConfig):
         "image_token_id": "visual_token_id",
         "video_token_id": "visual_token_id",
     }
-    keys_to_ignore_at_inference: ClassVar[list[str]] = [  # so that logits come first in predictions, as is the custom
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [  # so that logits come first in predictions, as usual
         "lm_loss", "contrastive_loss", "past_key_values", "visual_tokens", "cross_attentions"
     ]  # fmt: skip
 
@@ -115,7 +115,7 @@ class CosmoConfig(PreTrainedConfig):
     """Whether the head shares the input embeddings. Default: as the language model says."""
 
     def __post_init__(self, **kwargs: Any) -> None:
-        kwargs.pop("auto_map", None)  # of the folder that this was read from; the code that runs knows better
+        kwargs.pop("auto_map", None)  # the value of the folder that was read; the running code sets its own
         super().__post_init__(**kwargs)
         self.auto_map = dict(AUTO_MAP)
         for name in ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"):
@@ -137,7 +137,9 @@ class CosmoConfig(PreTrainedConfig):
     def get_config_dict(
         cls, pretrained_model_name_or_path: Any, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """As usual, but refuse another kind of model: transformers would fill it up with defaults and random weights.
+        """Read a config as usual, but refuse other kinds of model.
+
+        transformers would fill those up with defaults and random weights.
 
         Raises:
             ValueError: naming the folder or repository, and its kind.
@@ -150,14 +152,14 @@ class CosmoConfig(PreTrainedConfig):
 
     @property
     def block_positions(self) -> list[int]:
-        """Layers of the language model that a gated block stands before, ascending."""
+        """Layers of the language model that have a gated block before them, ascending."""
         if self.cross_attention_layers is not None:
             return list(self.cross_attention_layers)
         return list(range(self.unimodal_depth or 0, self.text_config.num_hidden_layers, self.cross_attention_interval))
 
     @property
     def new_token_ids(self) -> list[int]:
-        """Ids of the tokens that CosMo writes into texts and that the language model never saw."""
+        """Ids of the tokens that CosMo writes into texts and that are new to the language model."""
         return [token for token in (self.visual_token_id, self.end_of_chunk_token_id) if token is not None]
 
     @property
@@ -203,7 +205,7 @@ class CosmoConfig(PreTrainedConfig):
         if self.text_embedding_depth is None or not 0 <= self.text_embedding_depth <= first_block:
             raise ValueError(
                 f"text_embedding_depth is {self.text_embedding_depth}; the text embedding must be taken before the "
-                f"first gated block, which stands before layer {first_block}"
+                f"first gated block, which comes before layer {first_block}"
             )
 
 

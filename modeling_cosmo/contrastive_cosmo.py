@@ -13,7 +13,7 @@ from .tokens_cosmo import IGNORED_LABEL
 
 
 class _GatherRows(torch.autograd.Function):
-    """Concatenate the rows of all processes; each gets back the gradient that all of them have for its rows."""
+    """Concatenate the rows of all processes; in backward, each gets the gradients of all processes for its rows."""
 
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:
@@ -31,10 +31,10 @@ class _GatherRows(torch.autograd.Function):
 
 
 def gather_rows(rows: torch.Tensor) -> torch.Tensor:
-    """Rows of all processes in rank order, with gradient; the rows themselves in a single process.
+    """Gather the rows of all processes in rank order, with gradient; a single process gets its own rows back.
 
-    Every process must call it, with the same number of rows. The summed gradient divided by the number of processes,
-    as data parallelism does it afterwards, equals the gradient of one process with the whole batch.
+    Every process must call this, with the same number of rows. Data parallelism afterwards divides the summed gradient
+    by the number of processes; the result equals the gradient of one process with the whole batch.
 
     Args:
         rows: one vector per sample of this process, shape `(B, E)`.
@@ -57,9 +57,9 @@ def contrastive_loss(
 
     Args:
         vision_embeds: one vector per sample, any norm, shape `(B, E)`.
-        text_embeds: its partner, shape `(B, E)`; row i of one matches row i of the other.
+        text_embeds: their partners, shape `(B, E)`; row i of one matches row i of the other.
         logit_scale: inverse temperature, already exponentiated, one number.
-        is_pair: which rows are a text with media, boolean `(B,)`; the others are left out. Default: all of them.
+        is_pair: which rows are a text with media, boolean `(B,)`; other rows are left out. Default: all rows.
 
     Returns:
         Scalar float32 tensor; `log(B)` for uninformative embeddings, 0 without a pair.

@@ -1,6 +1,6 @@
-"""Converts released CosMo and OpenFlamingo checkpoints: `python -m modeling_cosmo.convert_cosmo_checkpoint --help`.
+"""Convert released CosMo and OpenFlamingo checkpoints: `python -m modeling_cosmo.convert_cosmo_checkpoint --help`.
 
-Weights are read as safetensors or with `weights_only=True`, never unpickled. How to: docs/converting.md.
+Weights are read as safetensors or with `weights_only=True`, never unpickled. See docs/converting.md.
 """
 
 import argparse
@@ -42,28 +42,28 @@ from .saved_folder_cosmo import remove_stale_files
 
 
 UNFINISHED = ".unfinished-"
-"""Begins the name of a folder in which a conversion is being written."""
+"""Prefix of the folder that a conversion writes to before it is finished."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """What a conversion did."""
+    """Report of a conversion."""
 
     num_tensors: int
     """Tensors of the model that were filled."""
     format: Format
     """Which code base wrote the checkpoint."""
     unused: list[str]
-    """Tensors of the checkpoint that correspond to nothing here."""
+    """Tensors of the checkpoint without a counterpart here."""
     ignored: list[str]
-    """Tensors of the checkpoint that are known to have no use: old buffers, the text tower of CLIP."""
+    """Tensors of the checkpoint that are known to be unused: old buffers, the text tower of CLIP."""
     missing: list[str]
     """Tensors of the model that the checkpoint leaves out; they were taken from the towers' folders."""
     resized: list[str]
-    """Those of them that got as many rows as the checkpoint has tokens; new rows are the mean of the known ones."""
+    """Missing tensors that were resized to the checkpoint's number of tokens; new rows are the mean of the others."""
 
     def describe(self, output: str | Path) -> str:
-        """The report of the command line, in lines."""
+        """The report as the command line prints it, several lines."""
         lines = [f"{self.num_tensors} tensors written to {output} (format {self.format})"]
         for kind in ("unused", "ignored", "missing", "resized"):
             lines += [f"{kind}: {name}" for name in getattr(self, kind)]
@@ -87,15 +87,15 @@ def convert_checkpoint(
     Args:
         checkpoint: safetensors or torch file, index of shards, or folder of shards.
         architecture: JSON file, or its content: `kind` and values of the language model's config (`language_model`),
-            of open_clip's vision tower (`vision`), token ids, and depth, interval, ratio, where these are known.
-        output: folder to write; what it holds of an earlier model stays until the new one is whole.
+            of open_clip's vision tower (`vision`), token ids, and depth, interval and ratio if known.
+        output: folder to write; an earlier model in it stays until the new one is complete.
         patch_tokens: which patch tokens the weights were trained on; see `CosmoConfig.patch_tokens`.
         tokenizer: path or id of the language model's tokenizer, to write a processor too. Default: the one in `text`,
             if there is no architecture.
-        preset: name of the released model that this should be; see `presets_cosmo`.
+        preset: name of the released model that this checkpoint must be; see `presets_cosmo`.
         text: path or id of the language model, for its config and for weights that the checkpoint leaves out.
-        vision: path or id of the vision tower, or of a CLIP or SigLIP that has one, likewise.
-        format: which code base wrote the checkpoint. Default: as its tensors say.
+        vision: the same for the vision tower, or for a CLIP or SigLIP that contains it.
+        format: which code base wrote the checkpoint. Default: read off its tensors.
 
     Raises:
         ValueError: if the checkpoint cannot be read, lacks a tensor, or contradicts the rest, naming a tensor.
@@ -145,15 +145,15 @@ def convert_checkpoint(
 
 
 def load_model(config: CosmoConfig, state: State, origin: Callable[[str], str]) -> CosmoForConditionalGeneration:
-    """A model that holds these tensors, to be saved.
+    """Build a model from these tensors, ready to be saved.
 
     Args:
         config: of the model.
-        state: tensors under its names.
-        origin: how errors call a tensor of these.
+        state: tensors under the model's names.
+        origin: gives the name of one of these tensors for errors.
 
     Raises:
-        ValueError: if a tensor is missing, is left over, or has another shape than the architecture gives it.
+        ValueError: if a tensor is missing, is left over, or has a shape that the architecture does not expect.
     """
     with _told_by_name("the architecture"), torch.device("meta"):
         model = CosmoForConditionalGeneration(config)
@@ -162,10 +162,10 @@ def load_model(config: CosmoConfig, state: State, origin: Callable[[str], str]) 
         _drop_tied_head(expected, state, model, origin)
     for name, tensor in state.items():
         if name not in expected:
-            raise ValueError(f"the checkpoint has {origin(name)}, which the architecture has not")
+            raise ValueError(f"the checkpoint has {origin(name)}, which the architecture does not have")
         if tensor.shape != expected[name].shape:
             raise ValueError(
-                f"tensor {origin(name)} has shape {tuple(tensor.shape)}, the architecture gives it "
+                f"tensor {origin(name)} has shape {tuple(tensor.shape)}; the architecture expects "
                 f"{tuple(expected[name].shape)}"
             )
     if missing := sorted(expected.keys() - state.keys()):
@@ -184,7 +184,7 @@ def _drop_tied_head(expected: State, state: State, model: CosmoForConditionalGen
     if head is not None and table is not None and not torch.equal(head, table):
         raise ValueError(
             f"tensor {origin('lm_head.weight')} differs from the token embeddings, but the language model's config "
-            "says that they are one (tie_word_embeddings)"
+            "says that both are the same (tie_word_embeddings)"
         )
 
 
@@ -196,7 +196,7 @@ def _read_architecture(architecture: str | Path | dict[str, Any] | None) -> dict
 
 @contextmanager
 def _told_by_name(source: str) -> Iterator[None]:
-    """A config that cannot be had, or holds values that no model is built of, as an error that says whose it is."""
+    """Turn failures to read a config, or to build a model from it, into a ValueError that names its source."""
     try:
         yield
     except ValueError:
@@ -209,13 +209,13 @@ def _told_by_name(source: str) -> Iterator[None]:
 
 @contextmanager
 def _written_aside(output: Path) -> Iterator[Path]:
-    """A folder inside `output` whose files take their places there together, when all of them are written.
+    """Yield a folder inside `output`, and move its files to `output` once all of them are written.
 
     Raises:
-        OSError: if they cannot be written, such as on a full disk.
+        OSError: if they cannot be written, for example on a full disk.
     """
     output.mkdir(parents=True, exist_ok=True)
-    for left_over in output.glob(f"{UNFINISHED}*"):  # of a conversion that was killed
+    for left_over in output.glob(f"{UNFINISHED}*"):  # from a conversion that was killed
         shutil.rmtree(left_over)
     try:
         with TemporaryDirectory(dir=output, prefix=UNFINISHED) as aside:
@@ -223,7 +223,7 @@ def _written_aside(output: Path) -> Iterator[Path]:
             written = sorted(Path(aside).iterdir())
             for path in written:
                 path.replace(output / path.name)
-    except SafetensorError as error:  # of writing, which has errors of its own kind
+    except SafetensorError as error:  # safetensors reports failed writes with an error type of its own
         raise OSError(f"{output} cannot be written: {error}") from error
     names = {path.name for path in written}
     for path in output.iterdir():
@@ -265,7 +265,7 @@ def _check_sources(
 
 
 def _check_values(known: dict[str, Any]) -> None:
-    """Refuse values about which the libraries that build a model of them would stop without naming a key.
+    """Refuse values on which the libraries that build the model would fail without naming a key.
 
     Raises:
         ValueError: naming the key, what was found and what was expected.
@@ -312,14 +312,14 @@ def _text_config(known: dict[str, Any]) -> Any:
 
 
 def _count_tokens(renamed: State, layout: Layout, processor: CosmoProcessor | None, known: int) -> int:
-    """Rows of the token table: the checkpoint's, or else enough for the tokenizer."""
+    """Rows of the token table: as many as the checkpoint has, or else enough for the tokenizer."""
     num_needed = 0 if processor is None else len(processor.tokenizer)
     table = renamed.get(f"model.language_model.{layout.embedding}.weight")
-    if table is None or table.ndim != 2 or not len(table):  # the latter: refused by name where shapes are compared
+    if table is None or table.ndim != 2 or not len(table):  # a wrong shape is refused by name later
         return max(known, num_needed)
     if num_needed > len(table):
         raise ValueError(
-            f"the tokenizer has {num_needed} tokens with those of the release, but the token embeddings of the "
+            f"the tokenizer has {num_needed} tokens including those of the release, but the token embeddings of the "
             f"checkpoint ({layout.base}.{layout.embedding}.weight) have {len(table)} rows"
         )
     return len(table)
@@ -335,7 +335,7 @@ def _token_ids(known: dict[str, Any], processor: CosmoProcessor | None) -> dict[
             "bos_token_id": known.get("bos_token_id"),
         }
     if processor is None:
-        raise ValueError("the ids of the special tokens come from a tokenizer: give it (text holds none)")
+        raise ValueError("the ids of the special tokens come from a tokenizer: give one (text holds none)")
     return processor.token_ids() | {"bos_token_id": processor.tokenizer.bos_token_id}
 
 
@@ -347,7 +347,7 @@ def _check_tokens(config: CosmoConfig) -> None:
 
 
 def _read_towers(renamed: State, text: str | None, vision: str | None, layout: Layout, dtype: torch.dtype) -> State:
-    """Tensors that a checkpoint of the trained part alone leaves out."""
+    """Read the tensors that a checkpoint of only the trained parts leaves out."""
     added: State = {}
     if not any(name.startswith("model.vision_tower.") for name in renamed):
         if vision is None:
@@ -361,7 +361,7 @@ def _read_towers(renamed: State, text: str | None, vision: str | None, layout: L
 
 
 def _fit_tokens(added: State, layout: Layout, config: CosmoConfig) -> list[str]:
-    """Give a tower's token table and head as many rows as the config says; returns the names of what changed."""
+    """Resize a tower's token table and head to the config's vocabulary; return the names of what changed."""
     if config.tie_word_embeddings:
         added.pop("lm_head.weight", None)
     num_rows = config.text_config.vocab_size
@@ -377,21 +377,21 @@ def _widest_dtype(state: State) -> torch.dtype:
 
 
 def _origin(state: State, name: str, layout: Layout) -> str:
-    """A tensor of the checkpoint, or of a tower, by its name there and here."""
+    """Name of a tensor in the checkpoint or the tower, with its name here."""
     found = released_name(state, name, layout.base)
     return name if found is None else f"{found} (here {name})"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(prog="convert_cosmo_checkpoint", description=__doc__)
     parser.add_argument("--checkpoint", required=True, help="safetensors or torch file, index, or folder of shards")
     parser.add_argument("--architecture", help="JSON file with the sizes of both towers")
     parser.add_argument("--output", required=True, help="folder to write")
-    parser.add_argument("--format", choices=("cosmo", "openflamingo"), help="default: as the tensors say")
+    parser.add_argument("--format", choices=("cosmo", "openflamingo"), help="default: read off the tensors")
     parser.add_argument("--preset", help=f"instead of an architecture: {', '.join(PRESETS)}")
     parser.add_argument("--text", help="path or id of the language model")
-    parser.add_argument("--vision", help="path or id of the vision tower, or of a CLIP that has it")
+    parser.add_argument("--vision", help="path or id of the vision tower, or of a CLIP that contains it")
     parser.add_argument("--patch-tokens", choices=("before_ln_post", "after_ln_post"), default="before_ln_post")
     parser.add_argument(
         "--tokenizer", help="path or id of the language model's tokenizer: writes a processor too (default: in --text)"

@@ -23,18 +23,18 @@ from .media_attention_cosmo import MediaVisibility
 
 @dataclass
 class LayerTap:
-    """Collects what one pass through the decoder layers is asked for besides its result."""
+    """What to collect during one pass through the decoder layers, besides its result."""
 
     text_depth: int | None = None
-    """Take the hidden states after so many layers, for the text embedding."""
+    """Take the hidden states after this many layers, for the text embedding."""
     stop: bool = False
     """Skip the layers above `text_depth`."""
     text_states: torch.Tensor | None = None
     """Those states, shape `(R, L, D_t)`."""
     first_input: torch.Tensor | None = None
-    """What the first layer got, before its block if it has one, shape `(R, L, D_t)`."""
+    """Input of the first layer, before its block if it has one, shape `(R, L, D_t)`."""
     cross_attentions: list[torch.Tensor] = field(default_factory=list)
-    """Weights of each block, shape `(B, H, N * L, S)`, where eager attention gives them."""
+    """Weights of each block, shape `(B, H, N * L, S)`; only eager attention gives them."""
 
 
 class CosmoCrossAttention(nn.Module):
@@ -68,12 +68,12 @@ class CosmoCrossAttention(nn.Module):
         Args:
             hidden_states: shape `(R, L, D_t)`; rows of one sample are neighbours.
             visual_tokens: of media that are new in this pass, shape `(B, S_new, D_v)`.
-            visibility: who sees what among all media of the text.
+            visibility: which token sees which of all media of the text.
             cache: holds the projected media of this text, slot `block_index`; new ones are added.
 
         Returns:
-            Shape `(R, L, D_t)`, by default zero where a token sees no medium, and if eager the weights
-            `(B, H, N * L, S)`.
+            Shape `(R, L, D_t)`, by default zero for a token that sees no medium; with eager attention also the
+            weights `(B, H, N * L, S)`.
         """
         key, value = self._project(visual_tokens, cache)  # (B, H, S, C)
         query = self.q_norm(self.q_proj(self.norm(hidden_states)))
@@ -124,7 +124,7 @@ class CosmoGatedBlock(nn.Module):
         visibility: MediaVisibility | None,
         cache: Cache | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """As `CosmoCrossAttention.forward`, with the residuals; no `visibility`: a text without media."""
+        """Like `CosmoCrossAttention.forward`, with the residuals; `visibility` is `None` for a text without media."""
         weights = None
         if visibility is not None:
             attended, weights = self.attention(hidden_states, visual_tokens, visibility, cache)
@@ -133,7 +133,7 @@ class CosmoGatedBlock(nn.Module):
 
 
 def _add(hidden_states: torch.Tensor, gate: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
-    """Add a gated change in the language model's own precision: a float32 gate would widen all that follows it."""
+    """Add a gated change in the language model's own precision: a float32 gate would widen everything after it."""
     return hidden_states + (gate.tanh() * change).to(hidden_states.dtype)
 
 
@@ -154,7 +154,7 @@ class CosmoDecoderLayer(GradientCheckpointingLayer):
         self.returns_tuple = returns_tuple
 
     def __getattr__(self, name: str) -> Any:
-        """What a language model reads from its layers, such as `attention_type`, comes from the stock one."""
+        """Take what a language model reads from its layers, such as `attention_type`, from the stock layer."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -170,7 +170,7 @@ class CosmoDecoderLayer(GradientCheckpointingLayer):
         tap: LayerTap | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Serve the tap; hand on visual tokens by position, as reentrant checkpointing differentiates only those."""
+        """Fill the tap; pass visual tokens by position, since reentrant checkpointing differentiates only those."""
         if tap is None and (beside := arguments_beside_the_call()):
             return self(hidden_states, *args, **kwargs, **beside)
         if tap is None:
@@ -195,7 +195,7 @@ class CosmoDecoderLayer(GradientCheckpointingLayer):
         tap: LayerTap | None = None,
         **kwargs: Any,
     ) -> Any:
-        """The block, then the stock layer with the rest of the arguments."""
+        """Run the block, then the stock layer with the rest of the arguments."""
         if self.cross_attention is not None:
             hidden_states, weights = self.cross_attention(
                 hidden_states, visual_tokens, visibility, cross_attention_cache
@@ -206,15 +206,15 @@ class CosmoDecoderLayer(GradientCheckpointingLayer):
 
 
 def wrap_decoder_layers(language_model: nn.Module, config: CosmoConfig) -> None:
-    """Replace every decoder layer by a `CosmoDecoderLayer` around it, with blocks where the config wants them.
+    """Replace every decoder layer with a `CosmoDecoderLayer` around it, with blocks where the config puts them.
 
     Args:
         language_model: any language model of transformers that keeps its layers in one `ModuleList` and passes
             keyword arguments on to them.
-        config: says where the blocks stand.
+        config: says where the blocks go.
 
     Raises:
-        ValueError: if the language model is not such a one, saying what is missing.
+        ValueError: if the language model is not of that kind, saying what is missing.
     """
     name, num_layers = type(language_model).__name__, config.text_config.num_hidden_layers
     stacks = (module for module in language_model.modules() if isinstance(module, nn.ModuleList))
@@ -225,7 +225,7 @@ def wrap_decoder_layers(language_model: nn.Module, config: CosmoConfig) -> None:
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         raise ValueError(f"{name}.forward takes no **kwargs, so visual tokens cannot reach its decoder layers")
     if getattr(language_model, "_is_stateful", False) and not hasattr(config.text_config, "num_attention_heads"):
-        raise ValueError(f"{name} has no attention: it caches a state, where CosMo needs keys and values")
+        raise ValueError(f"{name} has no attention: it caches a state, but CosMo needs keys and values")
     positions = config.block_positions
     for index, layer in enumerate(layers):
         block = CosmoGatedBlock(config, positions.index(index)) if index in positions else None

@@ -1,4 +1,4 @@
-"""What CosMo makes of media alone and of texts alone: visual tokens, and embeddings in a space that both share.
+"""Features of media alone and of texts alone: visual tokens, and embeddings in a space that both share.
 
 Shape letters: B samples, L text length, M media, F frames, P patches, V visual tokens, D_v and D_t widths of vision
 tower and language model, E shared embedding.
@@ -27,12 +27,12 @@ class CosmoFeatures(_Base):
     def get_text_features(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
-        """Embed texts by the unimodal half alone: neither the upper layers nor the vision tower run.
+        """Embed texts with the unimodal half alone; neither the upper layers nor the vision tower run.
 
         Args:
             input_ids: shape `(B, L)`.
             attention_mask: shape `(B, L)`, zero at padding.
-            kwargs: handed on to the language model.
+            kwargs: passed on to the language model.
 
         Returns:
             `pooler_output` of shape `(B, E)`, unit length, and `last_hidden_state` `(B, L, D_t)` of the unimodal half;
@@ -58,7 +58,7 @@ class CosmoFeatures(_Base):
         vision_features: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        """Embed the media of each sample; arguments as in `forward`, the others go to the vision tower.
+        """Embed the media of each sample; arguments as in `forward`, any others go to the vision tower.
 
         Returns:
             `pooler_output` `(B, E)`, unit length, and `last_hidden_state` `(B, M, V, D_v)`, the visual tokens; on
@@ -81,11 +81,11 @@ class CosmoFeatures(_Base):
         )
 
     def get_video_features(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
-        """As `get_image_features`: pictures are media of one frame."""
+        """Same as `get_image_features`: a picture is a medium of one frame."""
         return self.get_image_features(*args, **kwargs)
 
     def encode_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Patch tokens of every frame, by the vision tower alone: computed once, they can stand in for pixels.
+        """Compute the patch tokens of every frame with the vision tower alone; they can then replace the pixels.
 
         Args:
             pixel_values: shape `(B, M, F, 3, height, width)`.
@@ -117,7 +117,7 @@ class CosmoFeatures(_Base):
         """States after the unimodal layers, `(B, L, D_t)` -> `(B, E)`, unit length."""
         assert hidden_states is not None
         if attention_mask is not None and attention_mask.shape != hidden_states.shape[:2]:
-            attention_mask = None  # of a cached pass, or 4D: this piece of text has no padding of its own
+            attention_mask = None  # from a cached pass, or 4D: this piece of text has no padding of its own
         return F.normalize(self.text_projection(self.text_pool(hidden_states, attention_mask)), dim=-1)
 
     def _embed_vision(self, latents: torch.Tensor, media_mask: torch.Tensor | None) -> torch.Tensor:

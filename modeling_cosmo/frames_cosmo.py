@@ -1,4 +1,4 @@
-"""One picture or video, in any form that people give, becomes a list of RGB frames for an image processor.
+"""Turn one picture or video, in any form that users pass, into a list of RGB frames for an image processor.
 
 Shape letters: F frames.
 """
@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 import torch
-from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # lent to other libraries under this name
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # re-exported for other libraries
 from PIL import Image
 from transformers.image_utils import load_image
 
@@ -25,12 +25,12 @@ DICT_KEYS = {
     "image": ("image", "bytes", "path", "url", "base64"),
     "video": ("video", "bytes", "path", "url", "start_s", "end_s"),
 }
-"""Keys of a medium that is given as a dict; of those that hold it, the first one counts."""
+"""Keys of a medium given as a dict; if several keys hold one, the first counts."""
 TIMES = ("start_s", "end_s")
 MAX_TIME_S = 1e12
 MAX_NAME_LENGTH = 120
 MAX_DOWNLOAD_BYTES = 512 * 2**20
-"""Of a picture or video that comes from an address; it is held in memory."""
+"""Limit for a picture or video from an address, which is held in memory."""
 MAX_DOWNLOAD_S = 300.0
 
 
@@ -39,15 +39,15 @@ class FrameReader:
     """Reads media for one call of the processor."""
 
     image_processor: Any
-    """Loads pictures from paths, URLs and base64: as a tensor if it works on tensors, else as a PIL picture."""
+    """Loads pictures from paths, URLs and base64, as tensors if it works on tensors, else as PIL pictures."""
     num_frames: int
     """Frames to take from each video file."""
     sample_given_frames: bool = False
-    """Whether as many are taken from videos that are given as frames, too."""
+    """Whether to take this many also from videos that are given as frames."""
     is_rescaled: bool = False
     """Whether arrays hold values from 0 to 1 as floats (the image processor does not rescale)."""
     channels_last: bool | None = None
-    """Where the channels of arrays stand; `None`: where there are 3 (first, if both could be meant)."""
+    """Whether the channels of arrays come last; `None`: on whichever side there are 3 (first, if both fit)."""
 
     def read(self, kind: str, medium: Any) -> list[Frame]:
         """Frames of one medium.
@@ -72,11 +72,11 @@ class FrameReader:
             raise ValueError(f"a picture is empty: its size is {value.size}")
         try:
             return value.convert("RGB")
-        except Exception as error:  # of a file that PIL has opened but not yet read; see `_load`
+        except Exception as error:  # from a file that PIL has opened but not yet read; see `_load`
             raise ValueError(f"a picture cannot be read: {_shorten(str(error) or repr(error))}") from error
 
     def _load(self, value: str | PathLike | bytes) -> Frame:
-        """By the loader of the image processor, which is transformers' own; what it fetches would know no limits."""
+        """Load a file with the image processor's loader; download addresses here, since that loader has no limits."""
         name = f"of {len(value)} bytes" if isinstance(value, bytes) else _shorten(fspath(value))
         data = _download("picture", value) if _is_address(value) else value
         load = getattr(self.image_processor, "fetch_images", load_image)
@@ -84,7 +84,7 @@ class FrameReader:
             if isinstance(data, bytes):
                 return load_image(Image.open(io.BytesIO(data)))
             return load(fspath(data))
-        except Exception as error:  # PIL's decoders raise even AttributeError and IndexError about a damaged file
+        except Exception as error:  # for a damaged file, PIL's decoders raise even AttributeError and IndexError
             raise ValueError(f"picture {name} cannot be read: {_shorten(str(error) or repr(error))}") from error
 
     def _video(self, value: Any) -> list[Frame]:
@@ -110,25 +110,25 @@ class FrameReader:
         return frames
 
     def _pixels(self, value: Any, num_axes: int) -> Any:
-        """An array or tensor of pixels with its channels first and three of them, in what the processor works on."""
+        """Pixels with three channels, channels first, as the array or tensor that the image processor works on."""
         thing = "a picture" if num_axes == 3 else "a video"
         if not isinstance(value, np.ndarray | torch.Tensor):
             raise ValueError(f"cannot read {thing} given as {type(value).__name__}")
         shape, dtype = tuple(value.shape), str(value.dtype).removeprefix("torch.")
         if len(shape) != num_axes:
-            raise ValueError(f"{thing} as array must have {num_axes} axes, got shape {shape}")
+            raise ValueError(f"{thing} as an array must have {num_axes} axes, got shape {shape}")
         axis = self._channel_axis(shape)
         if axis is None or not (dtype == "uint8" or (self.is_rescaled and dtype.startswith("float"))):
             raise ValueError(
-                f"{thing} as array must be uint8 with 3 channels (or 1, or 4), got {dtype} {shape}; floats from 0 to "
-                "1 need do_rescale=False"
+                f"{thing} as an array must be uint8 with 3 channels (or 1, or 4), got {dtype} {shape}; floats from 0 "
+                "to 1 need do_rescale=False"
             )
         if num_axes == 4 and not shape[0]:
             return []
         if not all(shape):
             raise ValueError(f"{thing} is empty: its shape is {shape}")
         if dtype != "uint8" and not (float(value.min()) >= 0 and float(value.max()) <= 1):
-            raise ValueError(f"{thing} of floats must lie from 0 to 1, got {value.min()} to {value.max()}")
+            raise ValueError(f"{thing} of floats must be between 0 and 1, got {value.min()} to {value.max()}")
         return self._in_working_form(_three_channels(value, axis))
 
     def _channel_axis(self, shape: tuple[int, ...]) -> int | None:
@@ -142,10 +142,10 @@ class FrameReader:
 
 
 def open_dict(medium: Mapping[str, Any], kind: str) -> tuple[Any, float, float | None]:
-    """What a dict says about a medium, as `datasets` gives undecoded files and chats give parts.
+    """Read a medium given as a dict, the form of undecoded files in `datasets` and of the parts of a chat.
 
     Args:
-        medium: one of `path`, `url`, `bytes`, `base64` or the kind itself holds it (`bytes` wins over `path`); a video
+        medium: holds it under `path`, `url`, `bytes`, `base64` or the kind itself (`bytes` wins over `path`); a video
             may have `start_s` and `end_s`, in seconds.
         kind: `image` or `video`.
 
@@ -153,7 +153,7 @@ def open_dict(medium: Mapping[str, Any], kind: str) -> tuple[Any, float, float |
         The medium, its start and its end.
 
     Raises:
-        ValueError: if there is no medium, a key is not known, or a time is no number.
+        ValueError: if there is no medium, a key is unknown, or a time is not a number.
     """
     known = DICT_KEYS[kind]
     unknown = [str(key) for key in medium if key not in known]
@@ -169,7 +169,7 @@ def open_dict(medium: Mapping[str, Any], kind: str) -> tuple[Any, float, float |
 
 
 def _three_channels(value: Any, axis: int) -> Any:
-    """Channels first; one channel is repeated, a fourth (opacity) left out, as PIL does it."""
+    """Channels first; one channel is repeated and a fourth (opacity) dropped, as PIL does."""
     if axis == -1:
         value = np.moveaxis(value, -1, -3) if isinstance(value, np.ndarray) else value.movedim(-1, -3)
     if value.shape[-3] == 1:
@@ -188,11 +188,11 @@ def _is_address(value: Any) -> TypeGuard[str]:
 
 
 def _download(kind: str, url: str) -> bytes:
-    """The bytes of a picture or video; the client is the one that transformers loads pictures with."""
+    """Download the bytes of a picture or video, with the client that transformers uses for pictures."""
     name = f"{kind} {_shorten(url)}"
     deadline_s = time.monotonic() + MAX_DOWNLOAD_S
     data = io.BytesIO()
-    headers = {"Accept-Encoding": "identity"}  # what is counted is what was sent
+    headers = {"Accept-Encoding": "identity"}  # so that the bytes counted are the bytes sent
     try:
         with httpx.stream("GET", url, headers=headers, follow_redirects=True) as response:
             response.raise_for_status()
@@ -201,14 +201,18 @@ def _download(kind: str, url: str) -> bytes:
                 if data.tell() > MAX_DOWNLOAD_BYTES or time.monotonic() > deadline_s:
                     raise ValueError(
                         f"{name} is longer than {MAX_DOWNLOAD_BYTES >> 20} MB or takes more than "
-                        f"{MAX_DOWNLOAD_S:g} s: fetch it yourself, and give its path"
+                        f"{MAX_DOWNLOAD_S:g} s: download it yourself and give its path"
                     )
-    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # the last: of names that cannot be looked up
+    except (
+        httpx.HTTPError,
+        httpx.InvalidURL,
+        UnicodeError,
+    ) as error:  # the last: from host names that cannot be encoded
         raise ValueError(f"{name} cannot be read: {_shorten(str(error) or type(error).__name__)}") from error
     return data.getvalue()
 
 
 def _shorten(text: str) -> str:
-    """The first line, cut: base64 and pages of errors help nobody."""
+    """Keep the first line, cut to length: base64 and pages of errors help nobody."""
     line = text.splitlines()[0] if text else ""
     return line if len(line) <= MAX_NAME_LENGTH else f"{line[:MAX_NAME_LENGTH]}..."

@@ -6,7 +6,7 @@ from torch import nn
 
 
 PARTS = ("vision_tower", "resampler", "language_model", "gated_blocks", "new_tokens", "contrastive_head", "lm_head")
-"""Names of the parts in the order in which data passes them; adapters of PEFT count as a part of their own."""
+"""Names of the parts in the order of the data flow; PEFT's adapters count as a separate part."""
 CONTRASTIVE = ("text_pool", "text_projection", "vision_projection", "logit_scale")
 
 
@@ -21,9 +21,9 @@ class TrainableParts(dict[str, tuple[int, int]]):
 
 
 def count_trainable(model: nn.Module) -> TrainableParts:
-    """Count every parameter once, a tied head with the language model, by the part that holds it.
+    """Count every parameter once, by the part that holds it; a tied head counts with the language model.
 
-    Of parts that PEFT trains in a copy, the copy counts, not the original.
+    For parts that PEFT trains in a copy, only the copy counts.
     """
     counts: dict[str, tuple[int, int]] = dict.fromkeys((*PARTS, "adapters"), (0, 0))
     for name, parameter in model.named_parameters():
@@ -47,7 +47,7 @@ def _part_of(name: str) -> str:
 
 
 def set_eval_but_adapters(tower: nn.Module) -> None:
-    """Put a frozen tower into eval mode; what PEFT has put into it keeps its dropout."""
+    """Put a frozen tower into eval mode; modules that PEFT added to it keep their dropout."""
     tower.eval()
     for module in tower.modules():
         if "base_layer" in module._modules:
@@ -57,7 +57,7 @@ def set_eval_but_adapters(tower: nn.Module) -> None:
 
 
 def gated_block(module: nn.Module) -> nn.Module | None:
-    """The gated block of a `CosmoDecoderLayer` that has one, by names: the class may have been loaded twice."""
+    """The gated block of a `CosmoDecoderLayer`, if any; found by name, since the class may have been loaded twice."""
     return module._modules.get("cross_attention") if "decoder_layer" in module._modules else None
 
 
@@ -68,10 +68,10 @@ class CosmoFreezing(_Base):
     """Training of the parts between two frozen towers."""
 
     def freeze_towers(self) -> None:
-        """Stop training of the vision tower and of the language model but for its gated blocks, and note it.
+        """Freeze the vision tower and the language model except its gated blocks, and record that in the config.
 
-        Frozen parts stay in eval mode (no dropout) when the model is put into training mode. The config says so from
-        now on: a saved model is frozen again when it is loaded, unless `freeze_towers=False` is given there.
+        Frozen parts stay in eval mode (no dropout) when the model is put into training mode. A saved model is frozen
+        again when it is loaded, unless that call passes `freeze_towers=False`.
         """
         self.config.freeze_towers = True
         self.vision_tower.requires_grad_(False)
@@ -81,14 +81,14 @@ class CosmoFreezing(_Base):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """As usual, except that frozen towers stay in eval mode."""
+        """Set the mode as usual, except that frozen towers stay in eval mode."""
         super().train(mode)
         if mode and self.config.freeze_towers:
             set_eval_but_adapters(self.vision_tower)
             set_eval_but_adapters(self.language_model)
             for module in self.language_model.modules():
                 if "decoder_layer" in module._modules:
-                    module.training = True  # the wrapper itself has no dropout, but checkpoints only in training mode
+                    module.training = True  # the wrapper has no dropout, and checkpoints only in training mode
             for block in self._gated_blocks():
                 block.train()
         return self

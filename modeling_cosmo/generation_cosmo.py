@@ -1,4 +1,4 @@
-"""How CosMo takes part in `generate`: media are encoded once per sample, their keys and values projected once."""
+"""Generation with media: they are encoded once per sample, and their keys and values are projected once."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ MEDIA_ARGUMENTS = ("pixel_values", "media_mask", "vision_features")
 def default_generation_tokens(config: CosmoConfig) -> dict[str, Any]:
     """Generation defaults that follow from the special tokens.
 
-    A text ends at the end of its chunk too, and the placeholder of a medium is never generated.
+    A text also ends at the end of its chunk, and the placeholder of a medium is never generated.
 
     Returns:
         Fields of a `GenerationConfig`.
@@ -32,16 +32,16 @@ def default_generation_tokens(config: CosmoConfig) -> dict[str, Any]:
 
 
 class SuppressTokens(LogitsProcessor):
-    """As the processor of transformers, which compares the whole vocabulary with the tokens at every step.
+    """Faster form of transformers' own processor, which compares the whole vocabulary with the tokens at every step.
 
-    With 50,000 tokens that is 2 % of a step on a CPU.
+    With 50,000 tokens, that comparison takes 2 % of a step on a CPU.
     """
 
     def __init__(self, token_ids: torch.Tensor) -> None:
         self.token_ids = token_ids
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Scores `(R, vocabulary)` with those of the tokens at minus infinity."""
+        """Return the scores, `(R, vocabulary)`, with those of the tokens set to minus infinity."""
         return scores.index_fill(-1, self.token_ids.to(scores.device), -torch.inf)
 
 
@@ -49,7 +49,7 @@ _Base: Any = GenerationMixin  # its methods are typed for another `self`, which 
 
 
 class CosmoGenerationMixin(_Base):
-    """The places where generation with media differs from generation of plain text."""
+    """Overrides for the places where generation with media differs from generation of plain text."""
 
     def _expand_inputs_for_generation(
         self,
@@ -66,7 +66,7 @@ class CosmoGenerationMixin(_Base):
         return input_ids, model_kwargs | media
 
     def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
-        """As usual, with the quicker way to keep placeholders from being generated."""
+        """Choose processors as usual, but with a faster one to suppress placeholders."""
         processors = super()._get_logits_processor(*args, **kwargs)
         for index, processor in enumerate(processors):
             if type(processor) is SuppressTokensLogitsProcessor:
@@ -74,7 +74,7 @@ class CosmoGenerationMixin(_Base):
         return processors
 
     def _prepare_model_inputs(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Refuse ids that have no embedding, and media that no text would see: the first thing in `generate`."""
+        """Refuse ids without an embedding and media that no text would see, before anything else in `generate`."""
         inputs, name, model_kwargs = super()._prepare_model_inputs(*args, **kwargs)
         if name == "input_ids":
             _check_ids(inputs, self.config.text_config.vocab_size)
@@ -85,15 +85,15 @@ class CosmoGenerationMixin(_Base):
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:
-        """Put the language model's cache beside one for the media.
+        """Combine the language model's cache with one for the media.
 
         Raises:
-            ValueError: if the prompt is to be read in chunks and has media.
+            ValueError: if a prompt with media should be read in chunks.
         """
         if generation_config.prefill_chunk_size and any(
             model_kwargs.get(name) is not None for name in MEDIA_ARGUMENTS
         ):
-            raise ValueError("prefill_chunk_size cannot be given with media: they go with the whole prompt")
+            raise ValueError("prefill_chunk_size cannot be given with media: they need the whole prompt at once")
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
         cache = model_kwargs.get("past_key_values")
         if cache is not None and not hasattr(cache, "places"):
@@ -107,7 +107,7 @@ class CosmoGenerationMixin(_Base):
         is_first_iteration: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Give the media to the first pass only, whose cache serves the others; embeddings are not needed."""
+        """Pass media to the first pass only, since later passes use its cache; skip the contrastive embeddings."""
         cache = kwargs.get("past_key_values")
         if is_first_iteration and getattr(cache, "places", None) is not None:
             is_placeholder = self.model._find_placeholders(input_ids if inputs_embeds is None else None, inputs_embeds)
@@ -138,7 +138,7 @@ def _check_ids(input_ids: torch.Tensor, vocab_size: int) -> None:
 
 
 def _check_media(is_placeholder: torch.Tensor, media: dict[str, Any]) -> None:
-    """Refuse media of another number than the placeholders of their text.
+    """Refuse media whose number differs from the number of placeholders in their text.
 
     Args:
         is_placeholder: boolean, shape `(R, L)`.
@@ -162,7 +162,7 @@ def _check_media(is_placeholder: torch.Tensor, media: dict[str, Any]) -> None:
 
 
 def _real_frames(media: dict[str, Any]) -> torch.Tensor | None:
-    """Which frames are real, boolean `(B, M, F)`; `None` where no media are given."""
+    """Which frames are real, boolean `(B, M, F)`; `None` if no media are given."""
     frames = media.get("vision_features") if media.get("pixel_values") is None else media["pixel_values"]
     if frames is None or media.get("media_mask") is not None:
         return None if frames is None else media["media_mask"]
@@ -170,7 +170,7 @@ def _real_frames(media: dict[str, Any]) -> torch.Tensor | None:
 
 
 def _without_cached_media(is_placeholder: torch.Tensor, is_new: torch.Tensor, media: dict[str, Any]) -> dict[str, Any]:
-    """Media of a later turn: those of the new text alone, or of the whole text, whose beginning the cache holds.
+    """Leave out media that the cache holds: a later turn may bring those of its new text, or of the whole text.
 
     Args:
         is_placeholder: where the whole text or its new part has a placeholder, boolean `(R, L)`.
@@ -178,10 +178,10 @@ def _without_cached_media(is_placeholder: torch.Tensor, is_new: torch.Tensor, me
         media: the media arguments of `CosmoModel.forward`.
 
     Returns:
-        Media arguments without what the cache holds.
+        Media arguments without the media in the cache; empty if they need no change.
 
     Raises:
-        ValueError: if a sample brings neither as many media as its new text has placeholders nor as its whole text.
+        ValueError: if a sample's media match neither the placeholders of its new text nor those of its whole text.
     """
     given = {name: media[name] for name in MEDIA_ARGUMENTS if media.get(name) is not None}
     is_real = _real_frames(given)

@@ -1,4 +1,4 @@
-"""What a push to the Hub leaves behind: no weights of an earlier push."""
+"""Remove the weights of an earlier push from a repository of the Hub."""
 
 import re
 from os import PathLike
@@ -14,16 +14,16 @@ WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.
 def delete_stale_weights(
     repo_id: str, folder: str | PathLike, revision: str | None = None, token: bool | str | None = None
 ) -> list[str]:
-    """Delete weight files that a push did not bring; a whole file beside shards would be loaded in their place.
+    """Delete weight files that a push did not upload; loading would prefer a whole file to shards.
 
     Args:
         repo_id: the repository, `owner/name`.
-        folder: what was just pushed.
-        revision: branch or pull request that they were pushed to.
+        folder: the folder that was just pushed.
+        revision: branch or pull request that it was pushed to.
         token: of the account that pushed.
 
     Returns:
-        The names of what was deleted.
+        The names of the deleted files.
     """
     pushed = {path.name for path in Path(folder).iterdir()}
     if not any(WEIGHTS.fullmatch(name) for name in pushed):

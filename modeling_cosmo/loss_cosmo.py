@@ -1,8 +1,8 @@
-"""The next-token loss, in the memory of the logits and their gradient alone.
+"""Next-token loss that needs memory only for the logits and their gradient.
 
-`torch.nn.functional.cross_entropy` keeps the log-probabilities beside the logits, and makes a gradient of both; in
-half precision transformers gives it a float32 copy of the logits besides. With a vocabulary of 50,000 that is the peak
-of a training step (docs/benchmarks.md).
+`torch.nn.functional.cross_entropy` keeps the log-probabilities as well as the logits, and computes a gradient for
+both; in half precision, transformers also gives it a float32 copy of the logits. With a vocabulary of 50,000 that is
+the memory peak of a training step (docs/benchmarks.md).
 Shape letters: N tokens, K vocabulary.
 """
 
@@ -15,7 +15,7 @@ from .tokens_cosmo import IGNORED_LABEL
 
 
 CHUNK = 128
-"""Tokens whose logits are held once more, in at least float32, while their loss or gradient is computed."""
+"""Tokens per chunk: the logits of one chunk are copied, to at least float32, to compute its loss or gradient."""
 
 
 class _TokenLoss(torch.autograd.Function):
@@ -56,14 +56,14 @@ def next_token_loss(
     shift_labels: torch.Tensor | None = None,
     **_: Any,
 ) -> torch.Tensor:
-    """Mean cross-entropy of the next token, as `ForCausalLMLoss` of transformers gives it.
+    """Mean cross-entropy of the next token, as computed by `ForCausalLMLoss` of transformers.
 
     Args:
         logits: shape `(..., L, K)`.
         labels: token ids, shape `(..., L)`, not shifted; -100 does not count.
         vocab_size: K.
-        num_items_in_batch: divides the sum; default: the labels that count (at least one).
-        shift_labels: in place of `labels`, already shifted.
+        num_items_in_batch: divides the sum; default: the number of labels that count (at least one).
+        shift_labels: used instead of `labels`, already shifted.
 
     Returns:
         Scalar, in nats, at least float32.

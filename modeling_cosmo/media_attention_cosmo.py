@@ -37,7 +37,7 @@ def media_places(is_real: torch.Tensor) -> torch.Tensor:
 def last_media_index(is_placeholder: torch.Tensor, num_seen: torch.Tensor, num_media: torch.Tensor) -> torch.Tensor:
     """Place of the medium that most recently precedes each token.
 
-    A placeholder beyond the media given looks at the last medium, so that a surplus one cannot blind its row.
+    A surplus placeholder looks at the last medium, so that it cannot blind its row.
 
     Args:
         is_placeholder: boolean, shape `(R, L)`; the k-th placeholder of a row stands for medium k and sees it.

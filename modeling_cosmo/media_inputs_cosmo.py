@@ -1,4 +1,4 @@
-"""Which pictures and videos belong to which sample, and in which order: the many ways in which people nest them."""
+"""Assign pictures and videos to samples, in order, from the many ways in which people nest them."""
 
 from collections.abc import Callable, Mapping
 from os import PathLike
@@ -14,11 +14,11 @@ def pair_media(images: Any, videos: Any, num_placeholders: list[int] | None) -> 
     """Media of each sample in the order of their placeholders.
 
     Pictures of a sample come before its videos, unless the two lists are equally long and at every index exactly one
-    of them is not `None`: then that one stands there.
+    of them is not `None`: then that one is taken.
 
     Args:
-        images: pictures as a nested list, one list per sample. A flat list (or batched array) goes to the one sample
-            there is, or is dealt out by the numbers of placeholders where it is the only one, or gives one to each.
+        images: pictures as a nested list, one list per sample. A flat list (or batched array) goes to the only sample;
+            or, without media of the other kind, is dealt out by the numbers of placeholders; or gives one to each.
         videos: videos in the same way.
         num_placeholders: of each text; `None` without text.
 
@@ -26,7 +26,7 @@ def pair_media(images: Any, videos: Any, num_placeholders: list[int] | None) -> 
         One list per sample of pairs `("image" or "video", medium)`.
 
     Raises:
-        ValueError: if there are not as many lists as texts, or a medium is of no known form.
+        ValueError: if there are not as many lists as texts, or a medium has an unknown form.
     """
     alone = images is None or videos is None
     pictures = _per_sample(images, _is_picture, num_placeholders, "images", alone)
@@ -52,7 +52,7 @@ def _merge(images: list[Any], videos: list[Any]) -> list[tuple[str, Any]]:
 
 
 def _is_file(value: Any) -> bool:
-    """Whether a value names or holds a file; a list of such is a list of media, never the frames of one video."""
+    """Whether a value names or holds a file; a list of files is a list of media, never the frames of one video."""
     return isinstance(value, str | PathLike | bytes | Mapping)
 
 
@@ -71,7 +71,7 @@ def _is_video(value: Any) -> bool:
 
 
 def _is_listed_video(value: Any) -> bool:
-    """As `_is_video`, for an entry of a sample's list: there even files can only be the frames of one video."""
+    """Like `_is_video`, for an entry of a sample's list, where a list of files can only be the frames of one video."""
     if isinstance(value, list | tuple):
         return bool(value) and all(frame is not None and _is_picture(frame) for frame in value)
     return _is_video(value)

@@ -1,4 +1,4 @@
-"""The card (README.md) of a saved CosMo: what its config says, and what its maker measured; nothing else."""
+"""Model card (README.md) of a saved CosMo: what its config says and what its author measured, nothing else."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ RELEASED_BEHAVIOURS = {
     "uniform_before_first_medium": "text before the first medium attends to all media alike",
     "scale_by_uncompressed_head": "attention of the gated blocks is scaled by the width before compression",
 }
-"""Switches that only a converted checkpoint has on, and what they mean for a reader of its card."""
+"""Switches that are on only in converted checkpoints, and their meaning for readers of the card."""
 CAPTION = """from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -48,15 +48,16 @@ def make_model_card(
     has_processor: bool = True,
     **metadata: Any,
 ) -> str:
-    """README.md for a model of this config.
+    """Write the text of README.md for a model of this config.
 
     Args:
         config: of the model; sizes and counts of parameters come from it.
         title: the card's heading.
         repository: where the examples load the model from.
-        about: what the model was made of and for.
-        results: Markdown with what was measured, on what, and by which command; empty: the card says that nothing was.
-        limits: what it cannot do.
+        about: what the model was made from, and what for.
+        results: Markdown with what was measured, on what, and by which command; if empty, the card says that nothing
+            was measured.
+        limits: what the model cannot do.
         has_processor: whether the folder holds a processor; without one the card has no example.
         metadata: further fields of the card's header, such as `license` and `base_model`; only what is known.
     """

@@ -72,7 +72,7 @@ class CosmoModel(CosmoFeatures, CosmoFreezing, CosmoPreTrainedModel):
         self.language_model.set_input_embeddings(value)
 
     def init_parallel_plans(self) -> None:
-        """The parts' plans by the names that their layers have here, and those of the layers between them."""
+        """Collect the parts' plans under the names that layers have here, and add plans for CosMo's own layers."""
         super().init_parallel_plans()
         self._tp_plan = tensor_parallel_plan(self, cast(CosmoConfig, self.config), self._tp_plan or {})
         self._fsdp_plan = fully_sharded_plan(self, self._fsdp_plan or {})
@@ -105,15 +105,15 @@ class CosmoModel(CosmoFeatures, CosmoFreezing, CosmoPreTrainedModel):
             input_ids: shape `(R, L)`; the k-th `<visual>` of a row stands for its k-th medium.
             attention_mask: shape `(R, L)` (with a cache: all tokens so far), zero at padding.
             position_ids: shape `(R, L)`; default: the language model's own.
-            past_key_values: text and media of earlier passes; media given now are added to those.
-            inputs_embeds: in place of `input_ids`, shape `(R, L, D_t)`.
+            past_key_values: text and media of earlier passes; media given now are added to them.
+            inputs_embeds: used instead of `input_ids`, shape `(R, L, D_t)`.
             pixel_values: frames of the media that are new in this pass, shape `(B, M, F, 3, height, width)`.
             media_mask: boolean, shape `(B, M, F)`, `True` where a frame is real; all real if absent.
-            vision_features: in place of `pixel_values`, output of `encode_frames`, shape `(B, M, F, P, D_v)`.
+            vision_features: used instead of `pixel_values`: output of `encode_frames`, shape `(B, M, F, P, D_v)`.
             use_cache: whether to return a cache. Default: as the language model's config says.
-            compute_embeds: whether to compute text and vision embeddings; only of texts that begin in this pass.
+            compute_embeds: whether to compute text and vision embeddings; only for texts that begin in this pass.
             output_visual_tokens: whether to return the visual tokens.
-            kwargs: handed on to the language model, among them `output_hidden_states` and `output_attentions`.
+            kwargs: passed on to the language model, for example `output_hidden_states` and `output_attentions`.
         """
         cache = self._open_cache(past_key_values, use_cache)
         latents = self._encode_media(pixel_values, vision_features, media_mask)  # (B, M, 1 + V, D_v)
@@ -156,7 +156,7 @@ class CosmoModel(CosmoFeatures, CosmoFreezing, CosmoPreTrainedModel):
         )
 
     def _open_cache(self, past_key_values: Cache | None, use_cache: bool | None) -> CosmoCache | None:
-        """The cache that this pass reads and fills; one that holds text alone gets a place for media."""
+        """The cache that this pass reads and fills; a cache of text alone gets room for media."""
         if past_key_values is not None:
             return (
                 cast(CosmoCache, past_key_values)
@@ -174,7 +174,7 @@ class CosmoModel(CosmoFeatures, CosmoFreezing, CosmoPreTrainedModel):
         return self.config.num_visual_tokens, self.config.only_attend_immediate_media
 
     def _find_placeholders(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
-        """Boolean `(R, L)`, `True` at `<visual>`; among embeddings, at those equal to that of `<visual>`."""
+        """Boolean `(R, L)`, `True` at `<visual>`; in embeddings, at every row equal to that of `<visual>`."""
         if self.config.visual_token_id is None:
             raise ValueError("the config has no visual_token_id; build the model with a processor, or set it")
         if input_ids is not None:
@@ -185,7 +185,7 @@ class CosmoModel(CosmoFeatures, CosmoFreezing, CosmoPreTrainedModel):
         return (inputs_embeds == self.get_input_embeddings()(token).to(inputs_embeds.device)).all(dim=-1)
 
     def _positions(self, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
-        """`(R, L)` for GPT-2 and its kin, which would count padding on the left too; the others know better."""
+        """Positions, `(R, L)`, for GPT-2 and models like it, which would count left padding; `None` for others."""
         if attention_mask is None or attention_mask.ndim != 2 or not hasattr(self.language_model, "wpe"):
             return None
         return (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)
@@ -193,7 +193,7 @@ class CosmoModel(CosmoFeatures, CosmoFreezing, CosmoPreTrainedModel):
     def _embed_new_tokens(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor | None]:
-        """What the language model reads: ids or embeddings as given, or embeddings if those of new tokens train."""
+        """Inputs of the language model: ids or embeddings as given, or always embeddings if new tokens train."""
         if self.new_tokens is None or input_ids is None:
             return {"input_ids": input_ids, "inputs_embeds": inputs_embeds}
         return {"inputs_embeds": self.new_tokens.embed(input_ids, self.get_input_embeddings()(input_ids))}
@@ -209,7 +209,7 @@ def _real_media(latents: torch.Tensor, media_mask: torch.Tensor | None) -> torch
 def _with_first_input(
     hidden_states: tuple[torch.Tensor | None, ...] | None, first_input: torch.Tensor | None
 ) -> tuple[torch.Tensor | None, ...] | None:
-    """Begin with what went into the first block, which transformers takes from the stock layer behind it."""
+    """Start the states with the input of the first block; transformers records that of the stock layer after it."""
     if hidden_states is None or hidden_states[0] is None:
         return hidden_states
     return (first_input, *hidden_states[1:])
@@ -233,7 +233,7 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
         self.freeze_as_configured()
 
     def init_parallel_plans(self) -> None:
-        """As the parts do; the head is split by tokens, unless it shares a table that is not."""
+        """Collect the parts' plans; the head is split by tokens, unless it shares a table that is not split."""
         super().init_parallel_plans()
         table = self._tied_weights_keys["lm_head.weight"].removesuffix(".weight")
         if self._tp_plan is not None and (table in self._tp_plan or not self.config.tie_word_embeddings):
@@ -252,21 +252,21 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
 
         Args:
             vision: path, id or instance of a CLIP or SigLIP model, or of its vision tower.
-            text: path, id or instance of a causal language model. Instances are taken over, not copied.
+            text: path, id or instance of a causal language model. Instances are used directly, not copied.
             processor: a `CosmoProcessor` of these towers: its special tokens get embeddings and their ids go into
                 the config. Without it `visual_token_id` must be among the options.
-            dtype: of all weights, or its name.
+            dtype: torch dtype of all weights, or its name.
             cosmo_options: fields of `CosmoConfig`, and `attn_implementation`.
 
         Raises:
-            ValueError: if a tower is of a kind that cannot serve, or an option is unknown or contradicts the towers.
+            ValueError: if a tower is of an unsupported kind, or an option is unknown or contradicts the towers.
         """
         known = {field.name for field in fields(CosmoConfig)} | {"attn_implementation"}
         if unknown := sorted(cosmo_options.keys() - known):
             raise ValueError(f"CosmoConfig has no field {', '.join(unknown)}")
         dtype = getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype
         if not isinstance(dtype, torch.dtype):
-            raise ValueError(f"dtype is {dtype!r:.80}; it must be one of torch's, or its name, such as 'bfloat16'")
+            raise ValueError(f"dtype is {dtype!r:.80}; it must be a torch dtype or its name, such as 'bfloat16'")
         towers, token_ids = load_towers(vision, text, processor, dtype)
         configs = {"vision_config": towers.vision.config, "text_config": towers.language_model.config}
         attention = {name: config._attn_implementation for name, config in configs.items()}
@@ -287,10 +287,10 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
         self.lm_head.requires_grad_(False)
 
     def gather_sharded_state_dict_for_save(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
-        """What `save_pretrained` writes, whole: trained embeddings of new tokens are added into the table."""
+        """Gather what `save_pretrained` writes; trained embeddings of new tokens are added into the table."""
         state_dict = super().gather_sharded_state_dict_for_save(*args, **kwargs)
         table = self._tied_weights_keys["lm_head.weight"]
-        if self.model.new_tokens is None or table not in state_dict:  # not: an adapter's alone, or another rank's part
+        if self.model.new_tokens is None or table not in state_dict:  # no table: an adapter alone, or another rank
             return state_dict
         tied = bool(self.config.tie_word_embeddings)
         return self.model.new_tokens.add_into(state_dict, "model.new_tokens.", table, "lm_head.weight", tied=tied)
@@ -341,15 +341,17 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
             media_mask: see `CosmoModel.forward`.
             vision_features: see `CosmoModel.forward`.
             labels: token ids, shape `(B, L)`, not shifted; -100 does not count.
-            use_cache: see `CosmoModel.forward`; off by default where labels are given.
+            use_cache: see `CosmoModel.forward`; off by default if labels are given.
             compute_contrastive: whether to compute the embeddings and, with labels, the contrastive loss.
-            logits_to_keep: compute logits of the last so many tokens only (0: all), or at these positions.
-            num_items_in_batch: labels that count in the whole batch of which this is a part, as `Trainer` gives it
-                under gradient accumulation and with several processes. `loss` is then this part's share of the
-                batch's loss: both terms times the share of labels that are here, so that the parts sum up to the mean
-                over all labels, and to a mean of the parts' contrastive losses. The other losses stay means.
-            kwargs: see `CosmoModel.forward`; also `shift_labels`, in place of `labels` in the loss, already shifted,
-                as sequence parallelism splits them. (As a parameter, `Trainer` would ask every batch for it.)
+            logits_to_keep: compute logits of only this many last tokens (0: all), or at these positions.
+            num_items_in_batch: number of labels that count in the whole batch, of which this call gets a part;
+                `Trainer` passes it under gradient accumulation and with several processes. `loss` is then this part's
+                share of the batch's loss: both terms times the share of labels in this part, so that the parts add up
+                to the mean over all labels and to a mean of the parts' contrastive losses. The other losses stay
+                means.
+            kwargs: see `CosmoModel.forward`; also `shift_labels`, which the loss uses instead of `labels`: already
+                shifted, as sequence parallelism splits them. (If it were a parameter, `Trainer` would expect it in
+                every batch.)
         """
         shift_labels = kwargs.pop("shift_labels", None)
         outputs = self.model(
@@ -406,7 +408,7 @@ class CosmoForConditionalGeneration(CosmoPreTrainedModel, CosmoGenerationMixin):
         logit_scale: torch.Tensor,
         media_mask: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Over the samples of all processes, unless the config says otherwise, or tensor parallelism shares them."""
+        """Compare the samples of all processes, unless the config says otherwise or tensor parallelism shares them."""
         vision_embeds = vision_embeds.to(text_embeds.device)
         is_pair = torch.ones_like(text_embeds[:, :1])  # (B, 1), above 0 where a sample has a medium
         if media_mask is not None:

@@ -1,4 +1,4 @@
-"""What the CosMo models return.
+"""Outputs of the CosMo models.
 
 Shape letters: B samples, R text rows (B, or B x beams), L text length, M media, V visual tokens, D_v and D_t widths of
 vision tower and language model, E shared embedding.
@@ -29,7 +29,7 @@ class CosmoModelOutput(ModelOutput):
     visual_tokens: torch.Tensor | None = None
     """What the gated blocks attend to, shape `(B, M, V, D_v)`."""
     logit_scale: torch.Tensor | None = None
-    """Inverse temperature of the contrastive loss, already exponentiated, shape `(1,)`; beside the embeddings."""
+    """Inverse temperature of the contrastive loss, already exponentiated, shape `(1,)`; given with the embeddings."""
 
 
 @dataclass

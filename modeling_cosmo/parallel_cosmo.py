@@ -1,8 +1,8 @@
-"""How transformers spreads a CosMo over devices: the plan of tensor parallelism, and the units of FSDP2.
+"""Plans by which transformers spreads a CosMo over devices: tensor parallelism, and the units of FSDP2.
 
-Each part's class in transformers brings its own plan, made before the decoder layers were wrapped; here its rules get
-the wrapped names, CosMo's own layers get theirs, and rules that name nothing go. A language model without a plan (OPT)
-keeps its layers whole on every device.
+Each part's class in transformers has its own plan, made before the decoder layers were wrapped. This module gives its
+rules the wrapped names, adds rules for CosMo's own layers, and drops rules that match nothing. A language model
+without a plan (OPT) keeps its layers whole on every device.
 """
 
 import re
@@ -18,14 +18,14 @@ FEED_FORWARD = {"up_proj": COLUMNS, "down_proj": ROWS}
 
 
 def tensor_parallel_plan(model: nn.Module, config: CosmoConfig, inherited: dict[str, str]) -> dict[str, str]:
-    """Styles by module name: heads and inner widths are split, so their numbers must be multiples of the devices.
+    """Styles by module name: heads and inner widths are split, so they must be multiples of the number of devices.
 
     With `qk_norm` the blocks' attention stays whole: its norm spans all heads.
 
     Args:
         model: a `CosmoModel`.
         config: its config.
-        inherited: rules of its parts, under the names that these parts give.
+        inherited: rules of its parts, under the parts' own names.
     """
     layers = wrapped_layers(model)
     stock, wrapped = f"{layers}.*.", f"{layers}.*.decoder_layer."
@@ -38,7 +38,7 @@ def tensor_parallel_plan(model: nn.Module, config: CosmoConfig, inherited: dict[
 
 
 def fully_sharded_plan(model: nn.Module, inherited: dict[str, str]) -> dict[str, str]:
-    """Units that gather their weights for their own forward: every layer with its block, and those of other parts."""
+    """Units that gather weights for their own forward: each decoder layer with its block, and other parts' layers."""
     stacks = {_wildcard(name) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     units = [*(f"{stack}.*" for stack in stacks if "*" not in stack), "text_pool"]
     return _that_name_something(inherited | dict.fromkeys(units, "free_full_weight"), model)

@@ -1,6 +1,7 @@
-"""What is published about the released models, for the converter to compare with. Nothing that is loaded imports it.
+"""Published facts about the released models, for the converter to check against. No saved folder's code imports this.
 
-Where the gated blocks stand in CosMo's, their compression and their norms are read off a checkpoint's tensors.
+For CosMo's models, the converter reads the places of the gated blocks, their compression and their norms off the
+checkpoint's tensors.
 """
 
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Literal
 
 Format = Literal["cosmo", "openflamingo"]
 VISION_WIDTH = 1024
-"""Of CLIP ViT-L/14, the vision tower of all of them."""
+"""Width of CLIP ViT-L/14, the vision tower of all released models."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,13 +22,13 @@ class Preset:
     language_model: str
     """Repository of its language model on the Hub."""
     kind: str
-    """`model_type` of that."""
+    """`model_type` of the language model."""
     num_layers: int
     """Decoder layers of the language model."""
     width: int
     """Width of the language model."""
     every: int | None = None
-    """OpenFlamingo: a gated block stands before the last of so many layers each."""
+    """OpenFlamingo: there is a gated block before the last of each group of this many layers."""
 
 
 PRESETS = {
@@ -56,10 +57,10 @@ PRESETS = {
 
 
 def find_preset(name: str) -> Preset:
-    """A released model by its name on the command line.
+    """Find a released model by its name on the command line.
 
     Raises:
-        ValueError: if there is none, naming those that there are.
+        ValueError: if there is none of that name, listing the presets.
     """
     if name not in PRESETS:
         raise ValueError(f"there is no preset {name!r}; the presets are {', '.join(PRESETS)}")

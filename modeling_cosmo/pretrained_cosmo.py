@@ -20,7 +20,7 @@ from .saved_folder_cosmo import remove_stale_files
 
 NOT_QUANTISED = ["lm_head", "model\\.lm_head", r".*\bcross_attention\b", r".*\b(resampler|text_pool|new_tokens)\b",
                  r".*\b(text|vision)_projection\b"]  # fmt: skip
-"""Patterns of module names: the head, and what CosMo adds to the towers, as it may be trained beside them."""
+"""Patterns of module names: the head, and what CosMo adds to the towers, since that may be trained."""
 
 
 class CosmoPreTrainedModel(PreTrainedModel):
@@ -42,7 +42,7 @@ class CosmoPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, quantization_config: Any = None, **kwargs: Any) -> Self:
-        """As every model of transformers; frozen where the config says so, the parts of CosMo's own not quantised."""
+        """Load like any model of transformers; freeze as the config says, and do not quantise CosMo's own parts."""
         if quantization_config is not None:
             kwargs["quantization_config"] = _sparing_new_parts(quantization_config)
         loaded = super().from_pretrained(*args, **kwargs)
@@ -58,7 +58,7 @@ class CosmoPreTrainedModel(PreTrainedModel):
             self.freeze_towers()
 
     def freeze_towers(self) -> None:
-        """See the models."""
+        """Freeze the towers; each model defines how."""
         raise NotImplementedError
 
     def trainable_parts(self) -> TrainableParts:
@@ -66,9 +66,9 @@ class CosmoPreTrainedModel(PreTrainedModel):
         return count_trainable(self)
 
     def save_pretrained(self, save_directory: Any, is_main_process: bool = True, *args: Any, **kwargs: Any) -> None:
-        """As every model of transformers; of an earlier save into the same folder nothing stale stays."""
+        """Save like any model of transformers, and remove stale files of an earlier save into the same folder."""
         own_class = type(self)
-        # FSDP2 puts a class of its own before ours, and transformers saves the code of the class that it finds.
+        # FSDP2 puts a class of its own in front of ours, and transformers saves the code of the class that it finds.
         self.__class__ = next(kind for kind in own_class.__mro__ if "_auto_class" in vars(kind))
         try:
             super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
@@ -78,7 +78,7 @@ class CosmoPreTrainedModel(PreTrainedModel):
             remove_stale_files(save_directory)
 
     def _upload_modified_files(self, working_dir: str | PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
-        """The end of `push_to_hub`: also delete the weights of an earlier push that this one did not replace."""
+        """Finish `push_to_hub`: also delete weights of an earlier push that this one did not replace."""
         commit = super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
         revision = commit.pr_revision or kwargs.get("revision")
         delete_stale_weights(repo_id, working_dir, revision, kwargs.get("token"))
@@ -94,10 +94,10 @@ class CosmoPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def initialize_weights(self) -> None:
-        """Gated blocks first: they stand inside the language model, which would initialise them by its own rules.
+        """Initialise the gated blocks first: the language model around them would initialise them by its own rules.
 
-        Then the towers, each as a model of the library: as parts of custom code, modules that initialise their
-        children's parameters but have none of their own would be passed over.
+        Then initialise the towers, each as a model of the library: as parts of custom code, modules that initialise
+        their children's parameters but have none of their own would be skipped.
         """
         for module in self.modules():
             block = gated_block(module)
@@ -111,7 +111,7 @@ class CosmoPreTrainedModel(PreTrainedModel):
     def _set_gradient_checkpointing(
         self, enable: bool = True, gradient_checkpointing_func: Any = checkpoint, every_n_layers: int = 1
     ) -> None:
-        """Checkpoint the wrappers, and not once more the stock layers inside them, which do not count as layers."""
+        """Checkpoint the wrappers but not also the stock layers inside them, which do not count as layers."""
         super()._set_gradient_checkpointing(enable, gradient_checkpointing_func)
         stock = {layer for module in self.modules() if (layer := module._modules.get("decoder_layer")) is not None}
         for layer in stock:
@@ -122,7 +122,7 @@ class CosmoPreTrainedModel(PreTrainedModel):
 
 
 def _drop_offloaded_changes(model: nn.Module) -> None:
-    """Leave out changes of new tokens that were put on disk, where no file holds them: as loaded, they are zero."""
+    """Drop changes of new tokens that were offloaded to disk, where no file holds them; after loading they are 0."""
     for module in model.modules():
         new_tokens = module._modules.get("new_tokens")
         if new_tokens is not None and next(new_tokens.parameters()).is_meta:
@@ -130,12 +130,12 @@ def _drop_offloaded_changes(model: nn.Module) -> None:
 
 
 def _call_directly(function: Callable[..., Any], *args: Any) -> Any:
-    """In place of a checkpoint, in a layer whose wrapper is recomputed as a whole."""
+    """Stand in for the checkpoint of a layer whose wrapper is recomputed as a whole."""
     return function(*args)
 
 
 def _sparing_new_parts(quantization_config: Any) -> Any:
-    """The same for bitsandbytes, with a list of modules to skip where the caller left that open."""
+    """Give bitsandbytes a list of modules to skip, unless the caller gave one."""
     if getattr(quantization_config, "llm_int8_skip_modules", ()) is not None:
         return quantization_config
     quantization_config = copy.copy(quantization_config)

@@ -1,4 +1,4 @@
-"""From texts, pictures and videos to what the model reads; the one place that writes placeholders into text.
+"""Turn texts, pictures and videos into the model's inputs; the only place that writes placeholders into text.
 
 Shape letters: B samples, L text length, M media, F frames.
 """
@@ -21,11 +21,11 @@ from .tokens_cosmo import ADDED_TOKENS, END_OF_CHUNK, IGNORED_LABEL, PADDING, VI
 
 
 AUTO_MAP = {"AutoProcessor": "processing_cosmo.CosmoProcessor"}
-"""Where a saved folder's own code stands."""
+"""Where a saved folder has its own code."""
 HUB_OPTIONS = ("cache_dir", "local_files_only", "token", "revision", "subfolder")
 """Arguments of `from_pretrained` that say where files come from."""
 VIDEO_OPTIONS = ("num_frames", "do_sample_frames")
-"""What can be said about videos alone; their frames are prepared as pictures are."""
+"""Options for videos alone; their frames are prepared like pictures."""
 UNKNOWN_VIDEO_OPTIONS = ("fps", "video_metadata", "return_metadata")
 """Options of the library's video processors that would change nothing here."""
 
@@ -57,12 +57,12 @@ class CosmoProcessor(ProcessorMixin):
 
     @classmethod
     def from_towers(cls, vision: Any, text: Any, num_frames: int = 3) -> Self:
-        """Join what prepares the inputs of two pretrained towers.
+        """Join the image processor and the tokenizer of two pretrained towers.
 
         Args:
             vision: path or id of a model folder, or an image processor; or an instance of a vision model (CLIP or
-                SigLIP), whose picture size then goes with the usual preparation of its kind.
-            text: path, id or instance of the language model's tokenizer; it is changed, not copied.
+                SigLIP), which gets the usual image processor of its kind with its picture size.
+            text: path, id or instance of the language model's tokenizer; an instance is changed, not copied.
             num_frames: frames to take from each video file.
         """
         if isinstance(vision, str | PathLike):
@@ -76,14 +76,14 @@ class CosmoProcessor(ProcessorMixin):
             replace_extra_special_tokens=False,
         )
         tokenizer.padding_side = "left"  # generation continues the end of each row
-        tokenizer.init_kwargs["padding_side"] = "left"  # what is saved
+        tokenizer.init_kwargs["padding_side"] = "left"  # this is what gets saved
         processor = cls(vision, tokenizer, num_frames, chat_template=CHAT_TEMPLATE)
         processor._untrained_tokens = tuple(untrained)
         return processor
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike, *args: Any, **kwargs: Any) -> Self:
-        """Load a saved processor; where a CosMo model lies in the same place, compare their special tokens.
+        """Load a saved processor; if the same place holds a CosMo model, compare their special tokens.
 
         Raises:
             ValueError: if the ids of the tokenizer are not those of the model's config.
@@ -99,7 +99,7 @@ class CosmoProcessor(ProcessorMixin):
         return processor
 
     def save_pretrained(self, save_directory: str | PathLike, *args: Any, **kwargs: Any) -> Any:
-        """As the library does, but for the length that the last call cut to: it would become that of whoever loads."""
+        """Save as the library does, but without the last call's truncation and padding, which a load would inherit."""
         if backend := getattr(self.tokenizer, "backend_tokenizer", None):
             backend.no_truncation()
             backend.no_padding()
@@ -125,7 +125,7 @@ class CosmoProcessor(ProcessorMixin):
             raise ValueError(f"the tokenizer has {len(self.tokenizer)} tokens but the model's vocabulary {num_known}")
 
     def __call__(self, images: Any = None, text: Any = None, videos: Any = None, **kwargs: Any) -> BatchFeature:
-        """Prepare a batch. Every form of input stands in docs/processor.md.
+        """Prepare a batch. docs/processor.md shows every form of input.
 
         Args:
             images: pictures of each sample, `[[picture, ...], ...]`: PIL, uint8 array or tensor (channels first or
@@ -139,8 +139,8 @@ class CosmoProcessor(ProcessorMixin):
                 or as `text_kwargs`, `images_kwargs`, `videos_kwargs`.
 
         Returns:
-            `input_ids`, `attention_mask` (B, L); where there are media, `pixel_values` (B, M, F, 3, height, width) and
-            `media_mask` (B, M, F), `True` where a frame is real. (Texts whose media come as cached features:
+            `input_ids`, `attention_mask` (B, L); if there are media, `pixel_values` (B, M, F, 3, height, width) and
+            `media_mask` (B, M, F), `True` where a frame is real. (For texts whose media come as cached features, use
             `processor.tokenizer`.)
 
         Raises:
@@ -165,10 +165,10 @@ class CosmoProcessor(ProcessorMixin):
         return BatchFeature(data)
 
     def _merge_options(self, kwargs: Any) -> dict[str, dict[str, Any]]:
-        """Options of a call by what they are for, the library's way.
+        """Group the options of a call by what they are for, as the library does.
 
         Raises:
-            ValueError: for what cannot be done.
+            ValueError: for options that are not supported.
         """
         options = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
         for part in ("text_kwargs", "images_kwargs", "videos_kwargs"):
@@ -179,7 +179,7 @@ class CosmoProcessor(ProcessorMixin):
         if unknown:
             raise ValueError(
                 f"CosmoProcessor has no option {', '.join(sorted(unknown))} for videos alone; it has "
-                f"{', '.join(VIDEO_OPTIONS)} (frames are prepared as pictures are, by images_kwargs)"
+                f"{', '.join(VIDEO_OPTIONS)} (frames are prepared like pictures, by images_kwargs)"
             )
         return options
 
@@ -227,7 +227,7 @@ class CosmoProcessor(ProcessorMixin):
 
         Args:
             captions: one per medium.
-            prompt: begin of the text of one more medium, to be continued by `generate`; may be empty.
+            prompt: start of the text of one more medium, for `generate` to continue; may be empty.
         """
         shown = "".join(f"{VISUAL}{caption}{END_OF_CHUNK}" for caption in captions)
         return shown if prompt is None else f"{shown}{VISUAL}{prompt}"
@@ -242,7 +242,7 @@ class CosmoProcessor(ProcessorMixin):
         Returns:
             Shape `(B, L)`, not shifted.
         """
-        is_first = attention_mask.cumsum(dim=-1) == 1  # (B, L); where a bos stands if there is one
+        is_first = attention_mask.cumsum(dim=-1) == 1  # (B, L); the place of the bos if there is one
         ignored = (
             (attention_mask == 0)
             | (input_ids == self.tokenizer.convert_tokens_to_ids(VISUAL))
@@ -260,22 +260,22 @@ class CosmoProcessor(ProcessorMixin):
 
     @property
     def image_token(self) -> str:
-        """The placeholder of a picture, under the name that processors of the library give it."""
+        """The placeholder of a picture, under the library's name for it."""
         return VISUAL
 
     @property
     def image_token_id(self) -> int:
-        """Its id."""
+        """Id of the placeholder."""
         return self.tokenizer.convert_tokens_to_ids(VISUAL)
 
     @property
     def video_token(self) -> str:
-        """The placeholder of a video: the same."""
+        """The placeholder of a video: the same as for a picture."""
         return VISUAL
 
     @property
     def video_token_id(self) -> int:
-        """Its id."""
+        """Id of the placeholder."""
         return self.image_token_id
 
 
@@ -303,7 +303,7 @@ def _read_sample(reader: FrameReader, sample: int, media: list[tuple[str, Any]])
 
 
 def _image_processor_for(config: Any) -> Any:
-    """What prepares pictures for a vision tower that is given without its image processor."""
+    """Image processor for a vision tower that is given without one."""
     config = getattr(config, "vision_config", config)
     side = config.image_size
     if config.model_type.startswith("siglip"):
@@ -314,7 +314,7 @@ def _image_processor_for(config: Any) -> Any:
 
 
 def _library_class(name: str) -> Any:
-    """The class that transformers itself would choose: on tensors with torchvision, on PIL pictures without."""
+    """The class that transformers itself would choose: for tensors with torchvision, for PIL pictures without."""
     return getattr(transformers, name if is_torchvision_available() else f"{name}Pil")
 
 

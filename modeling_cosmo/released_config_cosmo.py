@@ -1,4 +1,4 @@
-"""The configuration of a released checkpoint, read off its tensors and compared with what its user says of it."""
+"""Configuration of a released checkpoint, read off its tensors and checked against what the user says about it."""
 
 import re
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from .presets_cosmo import VISION_WIDTH, Format, Preset
 
 
 OPEN_CLIP_SIZES = ("width", "layers", "heads", "image_size", "patch_size", "output_dim")
-"""What an architecture must say of open_clip's vision tower."""
-RELEASED_HEADS, RELEASED_HEAD_DIM = 8, 64  # of every attention of ours in both code bases
+"""What an architecture file must say about open_clip's vision tower."""
+RELEASED_HEADS, RELEASED_HEAD_DIM = 8, 64  # of every attention outside the towers, in both code bases
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What the names and shapes of a checkpoint's tensors say, each with a tensor that says it."""
+    """Values read off the names and shapes of a checkpoint's tensors, each with the tensor that shows it."""
 
     values: dict[str, tuple[Any, str]]
 
     def compare(self, name: str, claim: Any, source: str) -> None:
-        """Refuse a claim that the tensors contradict; `None` claims nothing.
+        """Refuse a claim that the tensors contradict; `None` is no claim.
 
         Raises:
             ValueError: naming a tensor.
@@ -38,15 +38,15 @@ class Found:
 
 
 def find_format(state: State, claim: Format | None, source: str) -> Format:
-    """Which code base wrote a checkpoint.
+    """Find out which code base wrote a checkpoint.
 
     Args:
         state: tensors under plain or released names.
         claim: what the user says, or `None`.
-        source: how errors call that.
+        source: name of the claim's source, for errors.
 
     Raises:
-        ValueError: if the checkpoint is of neither, or of the other one, naming a tensor.
+        ValueError: if neither code base wrote it, or the other one did, naming a tensor.
     """
     for name in state:
         top = name.removeprefix("module.").partition(".")[0]
@@ -67,7 +67,7 @@ def build_config(
     token_ids: dict[str, Any],
     preset: Preset | None = None,
 ) -> CosmoConfig:
-    """Configuration with the released behaviours switched on.
+    """Build the configuration, with the released behaviours switched on.
 
     Depth, interval, ratio and norms are read off the tensors' names and shapes.
 
@@ -78,10 +78,10 @@ def build_config(
         vision_config: of the vision tower.
         patch_tokens: see `CosmoConfig.patch_tokens`.
         token_ids: ids of the special tokens, by the names of `CosmoConfig`'s fields.
-        preset: the released model that this should be.
+        preset: the released model that this checkpoint must be.
 
     Raises:
-        ValueError: if one of these says otherwise than the tensors, naming a tensor.
+        ValueError: if one of these contradicts the tensors, naming a tensor.
     """
     found = read_off(state)
     _compare(found, known, text_config, vision_config, preset)
@@ -120,7 +120,7 @@ def build_config(
 
 
 def read_vision_config(vision: dict[str, Any]) -> CLIPVisionConfig:
-    """Config of transformers for a vision tower given in open_clip's words."""
+    """Config of transformers for a vision tower that is described with open_clip's names."""
     return CLIPVisionConfig(
         hidden_size=vision["width"],
         intermediate_size=int(vision["width"] * vision.get("mlp_ratio", 4.0)),
@@ -134,7 +134,7 @@ def read_vision_config(vision: dict[str, Any]) -> CLIPVisionConfig:
 
 
 def read_off(state: State) -> Found:
-    """What the names and shapes of the tensors say.
+    """Read the architecture off the names and shapes of the tensors.
 
     Args:
         state: output of `plain_names`.
@@ -156,8 +156,8 @@ def read_off(state: State) -> Found:
     full_width = RELEASED_HEADS * RELEASED_HEAD_DIM
     if full_width % inner_width:
         raise ValueError(
-            f"tensor {last} has shape {(inner_width, text_width)}; its heads must have {full_width} channels, or an "
-            "even share of them"
+            f"tensor {last} has shape {(inner_width, text_width)}; its heads must have {full_width} channels in all, "
+            "or a divisor of that"
         )
     values = {
         "cross_attention_layers": (sorted(blocks), last),
@@ -207,11 +207,11 @@ def _compare(found: Found, known: dict[str, Any], text_config: Any, vision_confi
     found.compare("the vision tower's width", vision_config.hidden_size, "the vision tower's config")
     layers, tensor = found.values["cross_attention_layers"]
     if layers[-1] >= num_layers:
-        raise ValueError(f"tensor {tensor} stands at a layer that the language model has not: it has {num_layers}")
+        raise ValueError(f"tensor {tensor} is at a layer that the language model lacks: it has {num_layers} layers")
 
 
 def _claimed_layers(known: dict[str, Any], num_layers: int) -> list[int] | None:
-    """Layers with a block before them, as the architecture says in CosMo's or in OpenFlamingo's way."""
+    """Layers with a block before them, as the architecture states them in the terms of CosMo or OpenFlamingo."""
     if (depth := known.get("unimodal_depth")) is not None:
         return list(range(depth, num_layers, known.get("interval_layer", 1)))
     if (every := known.get("cross_attn_every_n_layers")) is not None:

@@ -1,4 +1,4 @@
-"""Tokenizers as the released code bases grew them."""
+"""Tokenizers as the released code bases extended them."""
 
 import json
 from pathlib import Path
@@ -13,17 +13,17 @@ from .tokens_cosmo import END_OF_CHUNK, PADDING, VISUAL
 
 
 IMAGE = "<image>"
-"""What OpenFlamingo writes for `<visual>`."""
+"""OpenFlamingo's spelling of `<visual>`."""
 
 
 def build_processor(tokenizer: str, form: Format, vision: str | None, vision_config: Any) -> CosmoProcessor:
-    """A processor whose special tokens have the ids that the release gave them.
+    """Build a processor whose special tokens have the ids that the release gave them.
 
     Args:
-        tokenizer: path or id of the language model's tokenizer, as it was before the release.
+        tokenizer: path or id of the language model's tokenizer, without the tokens of the release.
         form: which code base added the tokens.
         vision: path or id of the image processor; without one, pictures are prepared as for CLIP.
-        vision_config: of the vision tower; says the size of its pictures.
+        vision_config: of the vision tower; gives the size of its pictures.
 
     Raises:
         ValueError: if the tokenizer cannot be given OpenFlamingo's media token.
@@ -38,7 +38,7 @@ def build_processor(tokenizer: str, form: Format, vision: str | None, vision_con
 
 
 def has_tokenizer(text: str) -> bool:
-    """Whether the folder of a language model holds its tokenizer too; a repository on the Hub does."""
+    """Whether the folder of a language model also holds its tokenizer; a repository on the Hub is assumed to."""
     return _has(text, "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
@@ -47,10 +47,10 @@ def _has(place: str, *names: str) -> bool:
 
 
 def _openflamingo_tokenizer(tokenizer: str) -> PreTrainedTokenizerFast:
-    """`<|endofchunk|>`, the media token, and `<PAD>` where no padding exists.
+    """Add `<|endofchunk|>`, the media token, and `<PAD>` if the tokenizer has no padding token.
 
     The media token is spelled `<visual>` here too, so that all of CosMo can use it; `<image>` in a text means the
-    same. tokenizer.json says so, which transformers takes as it is only for tokenizers of no particular model.
+    same. That rule is in tokenizer.json, which transformers uses unchanged only for tokenizers of no particular model.
     """
     plain = AutoTokenizer.from_pretrained(tokenizer)
     if not isinstance(plain, PreTrainedTokenizerFast):

@@ -1,4 +1,4 @@
-"""What the converter takes from the folders of the towers: their configs, and weights that a checkpoint leaves out."""
+"""Read what the converter needs from the towers' folders: configs, and weights that a checkpoint leaves out."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ from .towers_cosmo import load_language_model, load_vision_tower
 
 
 MOSAIC_GPT = "mosaic_gpt"
-"""`model_type` of MPT-1B, which brings its own code and its own names for what transformers calls MPT."""
+"""`model_type` of MPT-1B, which has its own code and its own names for what transformers calls MPT."""
 _MOSAIC_NAMES = {
     "ln_1": "norm_1", "ln_2": "norm_2", "ln_f": "norm_f", "mlp.mlp_up": "ffn.up_proj", "mlp.mlp_down": "ffn.down_proj",
     "attn.q_ln": "attn.Wqkv.q_norm", "attn.k_ln": "attn.Wqkv.k_norm",
@@ -32,18 +32,18 @@ class Layout(NamedTuple):
     """Where a causal language model of transformers keeps its parts."""
 
     base: str
-    """What it calls its base, such as `model`."""
+    """Name of the base, such as `model`."""
     layers: str
-    """Path of the decoder layers in that, such as `decoder.layers`."""
+    """Path of the decoder layers in the base, such as `decoder.layers`."""
     embedding: str
     """Path of the token embeddings in the base, such as `decoder.embed_tokens`."""
 
 
 def read_layout(text_config: Any) -> Layout:
-    """Where a language model of this config keeps its parts.
+    """Find where a language model of this config keeps its parts.
 
     Raises:
-        ValueError: if it is no causal language model, or keeps its layers in no list.
+        ValueError: if it is not a causal language model, or does not keep its layers in a list.
     """
     if type(text_config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(f"transformers has no causal language model of kind {text_config.model_type}")
@@ -58,7 +58,7 @@ def read_layout(text_config: Any) -> Layout:
 
 
 def read_text_config(text: str) -> Any:
-    """Config of a language model's folder or repository.
+    """Read the config in a language model's folder or repository.
 
     Raises:
         ValueError: if transformers has no such model.
@@ -68,10 +68,10 @@ def read_text_config(text: str) -> Any:
 
 
 def read_tower_config(vision: str) -> Any:
-    """Config of the vision tower in a folder or repository, which may be of a whole CLIP or SigLIP.
+    """Read the config of the vision tower in a folder or repository, which may hold a whole CLIP or SigLIP.
 
     Raises:
-        ValueError: if it is no vision transformer.
+        ValueError: if it is not a vision transformer.
     """
     config = AutoConfig.from_pretrained(vision)
     config = getattr(config, "vision_config", config)
@@ -81,7 +81,7 @@ def read_tower_config(vision: str) -> Any:
 
 
 def read_language_model(text: str, layout: Layout, dtype: torch.dtype) -> State:
-    """Weights of a language model with its head, under the names of `CosmoForConditionalGeneration`."""
+    """Read a language model's weights and its head, under the names of `CosmoForConditionalGeneration`."""
     content, _ = PreTrainedConfig.get_config_dict(text)
     if content.get("model_type") == MOSAIC_GPT:
         state = _read_mosaic_gpt(text, dtype)
@@ -104,13 +104,13 @@ def _read_mosaic_gpt(text: str, dtype: torch.dtype) -> State:
 
 
 def read_vision_tower(vision: str, dtype: torch.dtype) -> State:
-    """Weights of a vision tower, under the names of `CosmoForConditionalGeneration`."""
+    """Read a vision tower's weights, under the names of `CosmoForConditionalGeneration`."""
     tower = load_vision_tower(vision, dtype)
     return {f"model.vision_tower.{name}": tensor for name, tensor in tower.state_dict().items()}
 
 
 def _mpt_config(content: dict[str, Any]) -> MptConfig:
-    """MPT-1B in the words of transformers.
+    """Translate the config of MPT-1B into transformers' `MptConfig`.
 
     Raises:
         ValueError: if it differs from an MPT by more than its norms on queries and keys.
@@ -118,7 +118,7 @@ def _mpt_config(content: dict[str, Any]) -> MptConfig:
     needed = {"alibi": True, "alibi_bias_max": 8, "no_bias": True, "mlp_ratio": 4, "logit_scale": None}
     for name, value in needed.items():
         if content.get(name) != value:
-            raise ValueError(f"{MOSAIC_GPT} with {name} {content.get(name)} cannot be served: it must be {value}")
+            raise ValueError(f"{MOSAIC_GPT} with {name} {content.get(name)} is not supported: it must be {value}")
     return MptConfig(
         d_model=content["d_model"],
         n_heads=content["n_heads"],
@@ -134,6 +134,6 @@ def _mpt_config(content: dict[str, Any]) -> MptConfig:
 
 
 def fit_rows(table: torch.Tensor, num_rows: int) -> torch.Tensor:
-    """A token table or head with another number of rows: cut, or new rows that are the mean of the known ones."""
+    """Resize a token table or head: cut it, or add rows that are the mean of the known ones."""
     new_rows = table.mean(dim=0, keepdim=True).expand(max(0, num_rows - len(table)), -1)
     return torch.cat([table[:num_rows], new_rows])

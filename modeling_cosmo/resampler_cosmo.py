@@ -47,9 +47,9 @@ class CosmoResampler(nn.Module):
 
     @torch.no_grad()
     def initialise_own_parameters(self) -> None:
-        """Latents near zero, so that what they read outweighs them from the first step (docs/decisions/0001).
+        """Draw latents near zero, so that what they read outweighs them from the first step (docs/decisions/0001).
 
-        The released model draws them, as frame embeddings here, from the unit normal distribution.
+        The released model draws them from the unit normal distribution, as frame embeddings are drawn here.
         """
         init.normal_(self.latents, std=LATENT_INIT_STD)
         if self.frame_embeds is not None:

@@ -1,4 +1,4 @@
-"""What saving twice into one folder leaves behind: nothing that would be read in place of the newer files."""
+"""Clean up after saving twice into one folder: leave nothing that would be read instead of the newer files."""
 
 import json
 from os import PathLike
@@ -12,14 +12,14 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 def remove_stale_files(folder: str | PathLike) -> list[str]:
     """Remove weights of an earlier save, and code that nothing in the folder refers to any more.
 
-    transformers removes the shards of an earlier save, but neither their index beside a whole file nor a whole file
-    beside shards, which would be loaded instead of them.
+    transformers removes the shards of an earlier save, but not their index when the new save is a whole file, nor an
+    old whole file when the new save has shards. It would load the whole file instead of the shards.
 
     Args:
         folder: where a model was just saved.
 
     Returns:
-        The names of what was removed.
+        The names of the removed files.
     """
     folder = Path(folder)
     stale = _stale_weights(folder) + _unused_code(folder)
@@ -29,7 +29,7 @@ def remove_stale_files(folder: str | PathLike) -> list[str]:
 
 
 def _stale_weights(folder: Path) -> list[Path]:
-    """Of an index and a whole file, the older: shards that are there were saved last, else they would be gone."""
+    """The older of an index and a whole file; shards that still exist were saved last, or they would be gone."""
     whole, index = folder / SAFE_WEIGHTS_NAME, folder / SAFE_WEIGHTS_INDEX_NAME
     if not (whole.is_file() and index.is_file()):
         return []
@@ -50,7 +50,7 @@ def _unused_code(folder: Path) -> list[Path]:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    """Content of a JSON file; nothing of one that a killed save has left half-written: nothing loads by it."""
+    """Content of a JSON file; empty if a killed save left it half-written, since nothing can load it anyway."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:

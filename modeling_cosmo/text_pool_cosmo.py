@@ -1,4 +1,4 @@
-"""The text embedding: one learned query reads the hidden states of the unimodal half (CosMo, arXiv:2401.00849).
+"""Text embedding: one learned query reads the hidden states of the unimodal half (CosMo, arXiv:2401.00849).
 
 Shape letters: B batch, L text length, D width of the language model.
 """
@@ -14,7 +14,7 @@ from .resampler_cosmo import LATENT_INIT_STD
 
 
 class CosmoTextPool(nn.Module):
-    """Pools a text into one vector; it never sees pictures."""
+    """Pooling of a text into one vector; it never sees pictures."""
 
     def __init__(self, config: CosmoConfig) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class CosmoTextPool(nn.Module):
 
     @torch.no_grad()
     def initialise_own_parameters(self) -> None:
-        """The query near zero, as the resampler's latents; the norm's scale one."""
+        """Draw the query near zero, like the resampler's latents, and set the norm's scale to one."""
         init.normal_(self.query, std=LATENT_INIT_STD)
         init.ones_(self.norm_scale)
 

@@ -1,4 +1,4 @@
-"""Loads pretrained towers and makes room for the special tokens of CosMo."""
+"""Load pretrained towers and make room for the special tokens of CosMo."""
 
 from os import PathLike
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 
 _CHANGES_OF_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
-"""What the configs of language models call factors and caps on the head's output."""
+"""Names, in configs of language models, of factors and caps on the head's output."""
 
 
 class PreTrainedTowers(NamedTuple):
@@ -35,7 +35,7 @@ def load_towers(vision: Any, text: Any, processor: Any, dtype: torch.dtype) -> t
         The towers, and the token ids for the config.
 
     Raises:
-        ValueError: if a tower is of a kind that cannot serve.
+        ValueError: if a tower is of an unsupported kind.
     """
     if isinstance(vision, str | PathLike):
         vision = load_vision_tower(vision, dtype)
@@ -51,7 +51,7 @@ def load_towers(vision: Any, text: Any, processor: Any, dtype: torch.dtype) -> t
 
 
 def load_language_model(text: str | PathLike[str], dtype: torch.dtype) -> PreTrainedModel:
-    """A pretrained causal language model, whole.
+    """Load a pretrained causal language model with all of its weights.
 
     Args:
         text: path or id.
@@ -64,7 +64,7 @@ def load_language_model(text: str | PathLike[str], dtype: torch.dtype) -> PreTra
 
 
 def load_vision_tower(vision: str | PathLike[str], dtype: torch.dtype) -> PreTrainedModel:
-    """The vision tower of a pretrained model, or of one that has two towers, whole.
+    """Load the vision tower of a pretrained model, which may have two towers, with all of its weights.
 
     Args:
         vision: path or id.
@@ -80,7 +80,7 @@ def load_vision_tower(vision: str | PathLike[str], dtype: torch.dtype) -> PreTra
 def _load_whole(kind: Any, path: str | PathLike[str], dtype: torch.dtype) -> PreTrainedModel:
     try:
         model, info = kind.from_pretrained(path, dtype=dtype, output_loading_info=True)
-    except (SafetensorError, RuntimeError) as error:  # a damaged file; weights of other shapes than the config's
+    except (SafetensorError, RuntimeError) as error:  # a damaged file; shapes that differ from the config's
         raise ValueError(f"the weights of {path} cannot be loaded: {error}") from error
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"{path} lacks {len(missing)} weights of {type(model).__name__}, among them {missing[0]}")
@@ -90,17 +90,17 @@ def _load_whole(kind: Any, path: str | PathLike[str], dtype: torch.dtype) -> Pre
 def _plain_head(text: PreTrainedModel) -> nn.Linear:
     head = text.get_output_embeddings()
     if text.base_model is text or not isinstance(head, nn.Linear) or head.bias is not None:
-        raise ValueError(f"{type(text).__name__} is no causal language model with a plain linear head without bias")
+        raise ValueError(f"{type(text).__name__} is not a causal language model with a plain linear head without bias")
     if any(getattr(text.config, name, None) not in (None, 0, 1) for name in _CHANGES_OF_LOGITS):
         raise ValueError(f"{type(text).__name__} changes its logits after the head, which CosMo does not reproduce")
     return head
 
 
 def _add_token_embeddings(text: PreTrainedModel, processor: Any) -> dict[str, Any]:
-    """Grow the vocabulary where it is too small, and draw the embeddings of tokens that the tower never saw.
+    """Grow the vocabulary if it is too small, and draw embeddings for tokens that the tower has never seen.
 
-    Each new row is drawn on its own from the spread of the known ones: rows alike could not be told apart by a head
-    that shares them and stays frozen.
+    Each new row is drawn independently from the spread of the known ones: a frozen head that shares the rows could not
+    tell identical ones apart.
     """
     tokenizer, config = processor.tokenizer, text.config.get_text_config()
     num_known, num_needed = config.vocab_size, len(tokenizer)

@@ -1,4 +1,4 @@
-"""Reads frames from video files with PyAV: one open file, times ascending, forward, and over what no time needs.
+"""Read frames from video files with PyAV: open once, read forward in time, and skip what no requested time needs.
 
 Shape letters: F frames.
 """
@@ -19,9 +19,9 @@ CLOCK = re.compile(r"(\d{1,6}):(\d\d):(\d\d(?:\.\d+)?)", re.ASCII)
 """How Matroska writes a length: 00:00:02.600000000."""
 TIME_TOLERANCE_S = 1e-6
 MISSING_TOLERANCE_S = 0.5
-"""A file may end so much earlier than its header says before it counts as cut off."""
+"""A file may end this much earlier than its header says before it counts as cut off."""
 SEEK_FROM_S = 1.0
-"""Without an index a jump pays only where there is something to jump over."""
+"""Without an index, a jump pays only if there is this much to jump over."""
 
 
 class Span(NamedTuple):
@@ -30,7 +30,7 @@ class Span(NamedTuple):
     start_s: float
     end_s: float
     is_exact: bool
-    """Whether the length of the video is that of its pictures; otherwise sound may go on after them."""
+    """Whether the length of the video is that of its pictures; otherwise the sound may last longer."""
 
 
 class TimedFrame(NamedTuple):
@@ -42,7 +42,7 @@ class TimedFrame(NamedTuple):
 
 
 class _JumpedTooFar(Exception):
-    """A jump ended behind the time that it was for."""
+    """A jump ended after the time that it was meant for."""
 
 
 def uniform_times(num_frames: int, start_s: float, end_s: float) -> list[float]:
@@ -57,20 +57,20 @@ def decode_video(
     end_s: float | None = None,
     name: str | None = None,
 ) -> np.ndarray:
-    """Uniformly spaced frames of a video, each the one that is shown at its time.
+    """Read uniformly spaced frames of a video, each the one that is shown at its time.
 
     Args:
         video: path of a file, or the file's bytes.
         num_frames: frames to return; a video with fewer repeats some.
-        start_s: begin of the span, in seconds from the begin of the video.
-        end_s: end of the span; default, and if later: the end of the video.
-        name: what errors call it; default: its path or length.
+        start_s: start of the span, in seconds from the start of the video.
+        end_s: end of the span; the end of the video by default, and at the latest.
+        name: name of the video in errors; default: its path or length.
 
     Returns:
         uint8 array of shape `(F, 3, height, width)`, upright as the file says.
 
     Raises:
-        ValueError: if the file cannot be decoded, has no frames, or the span holds none of it.
+        ValueError: if the file cannot be decoded, has no frames, or the span is outside the video.
         ImportError: if PyAV is not installed.
     """
     try:
@@ -83,12 +83,14 @@ def decode_video(
         raise ValueError(f"{name}: num_frames is {num_frames}; it must be at least 1")
     if not isinstance(video, bytes) and not Path(video).is_file():
         raise ValueError(f"{name} cannot be decoded: there is no such file")
-    source = io.BytesIO(video) if isinstance(video, bytes) else f"file:{fspath(video)}"  # a colon names no protocol
+    source = (
+        io.BytesIO(video) if isinstance(video, bytes) else f"file:{fspath(video)}"
+    )  # so that a colon names no protocol
     try:
         container = av.open(source, container_options={"format_whitelist": CONTAINERS}, metadata_errors="replace")
     except (av.error.FFmpegError, OSError) as error:
         raise ValueError(
-            f"{name} cannot be decoded: no video, or cut off before its index ({_reason(error)})"
+            f"{name} cannot be decoded: not a video, or cut off before its index ({_reason(error)})"
         ) from error
     try:
         with container:
@@ -114,7 +116,7 @@ def _read_frames(container: Any, name: str, num_frames: int, start_s: float, end
         raise ValueError(f"{name} has no frames from {span.start_s} s to {span.end_s} s")
     if span.is_exact and times[-1] - shown[-1].end_s > MISSING_TOLERANCE_S:
         raise ValueError(
-            f"{name} is cut off: its last frame ends at {shown[-1].end_s:.2f} s, but it says it goes on to at least "
+            f"{name} is cut off: its last frame ends at {shown[-1].end_s:.2f} s, but the file claims at least "
             f"{times[-1]:.2f} s"
         )
     return _stack_pixels([timed.frame for timed in shown], name)
@@ -124,7 +126,7 @@ def _find_span(container: Any, stream: Any, name: str, start_s: float, end_s: fl
     """The part to sample, cut to the length of the video.
 
     Raises:
-        ValueError: if it holds nothing of the video.
+        ValueError: if it is outside the video.
     """
     duration_s, is_exact = _duration_s(container, stream)
     end_s = duration_s if end_s is None else min(end_s, duration_s)
@@ -134,7 +136,7 @@ def _find_span(container: Any, stream: Any, name: str, start_s: float, end_s: fl
 
 
 def _duration_s(container: Any, stream: Any) -> tuple[float, bool]:
-    """Length in seconds and whether it is that of the pictures: by the header, or by reading all packets."""
+    """Length in seconds, and whether it is that of the pictures; from the header, or by reading all packets."""
     if stream.duration:
         return float(stream.duration * stream.time_base), _has_times(container)
     clock = CLOCK.fullmatch(stream.metadata.get("DURATION", ""))
@@ -152,7 +154,7 @@ def _shown_at(container: Any, stream: Any, times: list[float], may_jump: bool) -
     """For each time the last frame that begins at or before it, else the first frame; reads no further than needed.
 
     Raises:
-        _JumpedTooFar: if a jump missed its time: nothing but reading from the start helps.
+        _JumpedTooFar: if a jump missed its time, so that only reading from the start helps.
     """
     decoded = _timed(container, stream)
     current: TimedFrame | None = None
@@ -173,13 +175,13 @@ def _shown_at(container: Any, stream: Any, times: list[float], may_jump: bool) -
 
 
 def _jump(container: Any, stream: Any, following: TimedFrame | None, time_s: float) -> bool:
-    """Go to the key frame before a time if it lies further on than what has been decoded; tell whether it does."""
+    """Jump to the key frame before a time if it is beyond what has been decoded; return whether it jumped."""
     begin = stream.start_time or 0
     target = begin + int(time_s / stream.time_base)
     index = stream.index_entries
     try:
         if len(index) > 1:
-            delay = max(0, begin - index[0].timestamp)  # the index holds times of decoding, which comes before showing
+            delay = max(0, begin - index[0].timestamp)  # the index holds decoding times, which precede display times
             found = index.search_timestamp(target - delay)
             target = index[found].timestamp + delay if found >= 0 else begin
             if target <= (begin if following is None else following.frame.pts or begin):
@@ -187,7 +189,7 @@ def _jump(container: Any, stream: Any, following: TimedFrame | None, time_s: flo
         elif following is not None or time_s < SEEK_FROM_S:
             return False
         container.seek(target, stream=stream)
-    except (OSError, OverflowError):  # not seekable; or a damaged file, with times beyond FFmpeg's clock: read on
+    except (OSError, OverflowError):  # not seekable, or damaged with times beyond FFmpeg's clock: just read on
         return False
     return True
 
@@ -204,7 +206,7 @@ def _timed(container: Any, stream: Any) -> Iterator[TimedFrame]:
 
 
 def _has_times(container: Any) -> bool:
-    """Whether times count from the stream's begin; AVI's are of decoding, late by a number that it does not tell."""
+    """Whether times count from the stream's start; AVI has decoding times, late by an amount it does not state."""
     return container.format.name != "avi"
 
 
@@ -214,7 +216,7 @@ def _frame_s(stream: Any) -> float:
 
 
 def _stack_pixels(frames: list[Any], name: str) -> np.ndarray:
-    """Upright pixels, uint8 `(F, 3, height, width)`; a frame that is shown several times is converted once."""
+    """Upright pixels, uint8 `(F, 3, height, width)`; a frame shown several times is converted once."""
     pictures: list[np.ndarray] = []
     for index, frame in enumerate(frames):
         if index and frame is frames[index - 1]:

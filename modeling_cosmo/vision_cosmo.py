@@ -20,10 +20,10 @@ def encode_patches(tower: Any, pixel_values: torch.Tensor, patch_tokens: str, **
             which normalises it already.
         pixel_values: shape `(N, 3, height, width)`.
         patch_tokens: `before_ln_post` or `after_ln_post`; see the config.
-        kwargs: handed on to the tower, such as `output_hidden_states`.
+        kwargs: passed on to the tower, such as `output_hidden_states`.
 
     Returns:
-        The tower's output, its `last_hidden_state` the patch tokens of shape `(N, P, D)`.
+        The tower's output, with the patch tokens of shape `(N, P, D)` as its `last_hidden_state`.
     """
     with _own_precision(tower, pixel_values.device.type):
         outputs = tower(pixel_values=pixel_values.to(tower.dtype), **kwargs)
@@ -44,7 +44,7 @@ def _own_precision(tower: Any, device_type: str) -> Any:
 
 
 def check_axes(pixel_values: torch.Tensor) -> None:
-    """Refuse pixels without an axis for media and one for frames, as other models take them.
+    """Refuse pixels without axes for media and for frames, the form that other models take.
 
     Raises:
         ValueError: naming their shape.
@@ -60,7 +60,7 @@ def check_patch_tokens(tower: Any, patch_tokens: str) -> None:
     """Refuse patch tokens that a tower cannot give.
 
     Raises:
-        ValueError: if the tower always normalises its patch tokens and the config wants them before that.
+        ValueError: if the tower always normalises its patch tokens but the config wants them from before that.
     """
     if not hasattr(tower, "embeddings"):
         raise ValueError(f"vision tower {type(tower).__name__} is neither a CLIP nor a SigLIP vision model")

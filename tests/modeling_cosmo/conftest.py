@@ -1,4 +1,4 @@
-"""Tiny towers and models, and where the parity fixtures lie."""
+"""Tiny towers and models, and the place of the parity fixtures."""
 
 import functools
 import os
@@ -16,12 +16,14 @@ from tests.modeling_cosmo.tiny import build, open_gates, tiny_tokenizer, tiny_vi
 
 @pytest.fixture(scope="session")
 def parity_dir():
-    """Fixtures made by running the released code: COSMO_PARITY, or the folder `parity` beside COSMO_SAMPLES."""
+    """Fixtures made by running the released code: COSMO_PARITY, or the folder `parity` next to COSMO_SAMPLES."""
     if named := os.environ.get("COSMO_PARITY"):
         return Path(named)
     beside = Path(os.environ.get("COSMO_SAMPLES", "/nowhere")).parent / "parity"
     if not beside.is_dir():
-        pytest.skip("no parity fixtures: COSMO_PARITY is not set and there is no folder `parity` beside COSMO_SAMPLES")
+        pytest.skip(
+            "no parity fixtures: COSMO_PARITY is not set and there is no folder `parity` next to COSMO_SAMPLES"
+        )
     return beside
 
 
@@ -48,7 +50,7 @@ def pictures():
 
 @pytest.fixture
 def served(tmp_path):
-    """Address under which `tmp_path` is served on this machine."""
+    """Address at which this machine serves `tmp_path`."""
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_):

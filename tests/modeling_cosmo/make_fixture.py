@@ -1,4 +1,4 @@
-"""Writes fixtures/: a tiny checkpoint under the released names and what the definition makes of it.
+"""Write fixtures/: a tiny checkpoint under the released names, and the definition's outputs for it.
 
 Run `python -m tests.modeling_cosmo.make_fixture` from the project's folder.
 """

@@ -1,4 +1,4 @@
-"""Makes the measured tables of docs/fidelity.md, each between its `<!-- name -->` marks.
+"""Make the measured tables of docs/fidelity.md, each between its `<!-- name -->` marks.
 
 Run `python -m tests.modeling_cosmo.measure_fidelity PARITY_FOLDER` from the project's folder.
 """
@@ -59,7 +59,7 @@ def fixture(folder):
 
 
 def random_model(**sizes):
-    """A random model of our own: what no fixture has."""
+    """A random model of our own, for what no fixture has."""
     sizes = Sizes(**sizes)
     return released_state(sizes, language_model(sizes, 3), 3), sizes.architecture(), random_batch(sizes, 1)
 
@@ -76,7 +76,7 @@ def run(folder, batch, **options):
 
 
 def effect(out, expect, real):
-    """Largest change of a logit, and smallest cosine between the two embeddings of a sample, where they change."""
+    """Largest change of a logit, and smallest cosine between the two embeddings of a sample if they change."""
     changes = {"logits": (out.logits - expect.logits)[real].abs().max().item()}
     for name in ("text", "vision"):
         changes[name] = (out[f"{name}_embeds"] * expect[f"{name}_embeds"]).sum(-1).min().item()
@@ -106,7 +106,7 @@ def switches(parity):
 
 
 def work():
-    """What generation with three beams from a prompt with three pictures computes."""
+    """Work done by generation with three beams from a prompt with three pictures."""
     sizes = Sizes()
     state, architecture, batch = random_model()
     counts = dict.fromkeys(("pictures", "projections"), 0)
@@ -138,7 +138,7 @@ def work():
 
 
 def dropout():
-    """How far two passes in training mode lie apart when the frozen language model keeps its dropout, and here."""
+    """Difference between two passes in training mode: if the frozen language model keeps its dropout, and here."""
     state, architecture, batch = random_model()
     with tempfile.TemporaryDirectory() as folder:
         path = convert(state, architecture, folder)
@@ -158,7 +158,7 @@ def dropout():
 
 
 def sizes_of_releases():
-    """Parameters that train, counted on models without storage; of OpenFlamingo's also the token table."""
+    """Trained parameters, counted on models without storage; for OpenFlamingo, the token table counts too."""
     counted = []
     for name, kind, language, blocks in RELEASES:
         is_cosmo = isinstance(blocks, tuple)

@@ -1,4 +1,4 @@
-"""Random checkpoints as OpenFlamingo's training writes them, with the folders of their towers."""
+"""Random checkpoints in the form that OpenFlamingo's training writes, with the folders of their towers."""
 
 import torch
 from transformers import CLIPConfig, CLIPModel
@@ -19,7 +19,7 @@ PLACES = {  # name of the base, of its layers, and what of the table and the hea
 
 
 def write_towers(folder, kind, whole_clip=False, dtype=torch.float32):
-    """Folders `text` (with a tokenizer that has no padding) and `vision`; returns the language model and the tower."""
+    """Write the folders `text` (its tokenizer has no padding) and `vision`; return language model and tower."""
     text, vision = tiny_language_model(kind), tiny_vision()
     text.to(dtype).save_pretrained(folder / "text")
     write_tokenizer(folder / "text")
@@ -40,7 +40,7 @@ def write_tokenizer(folder):
 
 
 def trained_state(kind, layers=(1, 3), gate=0.8, seed=0, embeddings=True):
-    """What a training checkpoint keeps: resampler, blocks, the token table with three more rows.
+    """Content of a training checkpoint: resampler, blocks, and the token table with three more rows.
 
     Args:
         kind: of the language model.

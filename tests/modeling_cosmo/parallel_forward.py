@@ -1,7 +1,7 @@
-"""A tiny CosMo spread over processes by transformers' own plans: `python -m tests.modeling_cosmo.parallel_forward`.
+"""Spread a tiny CosMo over processes by transformers' own plans: `python -m tests.modeling_cosmo.parallel_forward`.
 
-`FOLDER KIND STYLE [STYLE...]` loads `FOLDER/KIND` in every process and leaves, from the first one, `KIND-STYLE.pt`:
-the logits, the gradients and the weights after one step of SGD; that model is saved as `FOLDER/STYLE`.
+`FOLDER KIND STYLE [STYLE...]` loads `FOLDER/KIND` in every process. The first process writes `KIND-STYLE.pt` (the
+logits, the gradients and the weights after one step of SGD) and saves that model as `FOLDER/STYLE`.
 """
 
 import os

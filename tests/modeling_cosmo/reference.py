@@ -1,7 +1,7 @@
-"""CosMo by definition: numpy, float64, one sample, head and token at a time, on tensors under their released names.
+"""CosMo by definition: in numpy and float64, one sample, head and token at a time, on tensors with released names.
 
-Written from the description of the model, without its code. Shape letters: L text length, M media, F frames,
-P patches, V visual tokens, D width.
+Written from the description of the model, without looking at its code. Shape letters: L text length, M media,
+F frames, P patches, V visual tokens, D width.
 """
 
 import numpy as np
@@ -26,7 +26,7 @@ def norm(state, name, x):
 
 
 def attend(query, keys, values, allowed, scale, heads=HEADS):
-    """One query over those keys that it may see; zeros if there is none."""
+    """Attend from one query to the keys that it may see; zeros if there are none."""
     out = np.zeros_like(query)
     width = len(query) // heads
     for head in range(heads):
@@ -72,7 +72,7 @@ def resample(state, features, frame_is_real):
 
 
 def media_seen(ids, visual_id, medium_is_real, only_immediate):
-    """For each token the real media that it may look at."""
+    """The real media that each token may look at."""
     real = [m for m, is_real in enumerate(medium_is_real) if is_real]
     seen, sets = 0, []
     for token in ids:
@@ -83,7 +83,7 @@ def media_seen(ids, visual_id, medium_is_real, only_immediate):
 
 
 def gated_block(state, name, x, visual_tokens, seen, scale, qk_norm=False, uniform_before_first=False):
-    """`(L, D_t)` and `(M, V, D_v)` -> `(L, D_t)`; what sees no medium gets zeros, or the mean over all of them."""
+    """`(L, D_t)` and `(M, V, D_v)` -> `(L, D_t)`; a token that sees no medium gets zeros, or the mean over all."""
     num_tokens = visual_tokens.shape[1]
     media = visual_tokens.reshape(-1, visual_tokens.shape[-1])
     queries = norm(state, f"{name}.attn.norm", x) @ state[f"{name}.attn.to_q.weight"].T
@@ -129,7 +129,7 @@ def contrastive_loss(texts, media, scale):
 
 
 def next_token_loss(logits, labels):
-    """Mean over all labels that count of the negative log-probability that the token before gives them, in nats."""
+    """Negative log-probability of a label given the tokens before it, in nats; mean over all labels that count."""
     losses = []
     for row, row_labels in zip(logits, labels, strict=True):
         for scores, label in zip(row[:-1], row_labels[1:], strict=True):

@@ -1,4 +1,4 @@
-"""Random checkpoints under the released names, and what the definition in reference.py makes of them."""
+"""Random checkpoints under the released names, and the outputs of the definition in reference.py for them."""
 
 from dataclasses import dataclass, field
 
@@ -31,7 +31,7 @@ VISION = {"image_size": 8, "patch_size": 4, "width": 10, "layers": 2, "heads": 2
 
 @dataclass(kw_only=True)
 class Sizes:
-    """One architecture, in the words of the released configuration."""
+    """One architecture, with the names of the released configuration."""
 
     kind: str = "opt"
     unimodal_depth: int = 2
@@ -167,10 +167,10 @@ def by_definition(
         model: the stock language model, without blocks: hooks put the definition's block before its layers.
         state: its checkpoint under the released names.
         batch: `input_ids`, `attention_mask`, `pixel_values`, `media_mask`.
-        released_faults: text pool and mean over media see padding, the pool reads the states one layer earlier, and
-            with all media visible text before the first attends to all alike.
+        released_faults: text pool and mean over media see padding, the pool reads the states one layer earlier, and,
+            if all media are visible, text before the first attends to all of them equally.
         patch_tokens: as in the config.
-        true_scale: attention of the blocks is scaled by the width that compression leaves to a head.
+        true_scale: attention of the blocks is scaled by the width of a head after compression.
     """
     state = {name: value.double().numpy() for name, value in state.items()}
     out = {"logits": [], "text_embeds": [], "vision_embeds": [], "visual_tokens": []}

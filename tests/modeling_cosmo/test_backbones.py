@@ -1,4 +1,4 @@
-"""Which language models and vision towers of transformers serve, and that the others say why not."""
+"""Which language models and vision towers of transformers work, and that the others are refused with a reason."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ CLOSE = {"atol": 5e-6, "rtol": 1e-4}  # float32, sums in another order; logits o
 
 @pytest.fixture
 def inputs(processor, pictures):
-    """Two rows, the second shorter: padded on the left."""
+    """Two rows; the second is shorter and padded on the left."""
     texts = ["a red star<visual>rolls left in front", "a<visual>blue"]
     return processor(text=texts, images=[pictures[:1], pictures[1:2]])
 
@@ -86,7 +86,7 @@ def test_cached_equals_uncached(kind, inputs, processor):
 @pytest.mark.parametrize("kind", sorted(DROPS_ARGUMENTS))
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_checkpointing_reaches_media_beside_the_call(kind, reentrant, inputs, processor):
-    """The layers that checkpointing computes again get the same media, though the call is long over."""
+    """Layers that checkpointing recomputes get the same media, even though the call has ended by then."""
     gradients = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
@@ -112,12 +112,12 @@ def test_a_call_that_fails_leaves_nothing_beside_it(kind, inputs, processor):
 def test_a_language_model_that_keeps_media_from_its_layers_is_refused(
     compute_contrastive, inputs, processor, monkeypatch
 ):
-    """MPT, as if it were not known to drop arguments."""
+    """Tested with MPT, as if it were not known to drop arguments."""
     model = build("mpt", processor)
     monkeypatch.setattr(backbone_cosmo, "DROPS_ARGUMENTS", frozenset())
-    with pytest.raises(ValueError, match="MptModel does not hand keyword arguments on to its decoder layers"):
+    with pytest.raises(ValueError, match="MptModel does not pass keyword arguments on to its decoder layers"):
         model(**inputs, compute_contrastive=compute_contrastive)
-    with pytest.raises(ValueError, match="MptModel does not hand keyword arguments on to its decoder layers"):
+    with pytest.raises(ValueError, match="MptModel does not pass keyword arguments on to its decoder layers"):
         model.get_text_features(inputs["input_ids"])
 
 
@@ -182,7 +182,7 @@ def mpt_by_definition(state, config, ids):
 
 
 def test_mpt_with_norms_on_queries_and_keys_matches_the_definition(tmp_path):
-    """The language model of OpenFlamingo-3B, by way of a saved folder."""
+    """The language model of OpenFlamingo-3B, through a saved folder."""
     torch.manual_seed(0)
     text = MptConfig(d_model=12, n_heads=2, n_layers=3, vocab_size=41, max_seq_len=32, attn_config={"qk_ln": True})
     config = CosmoConfig(
@@ -205,7 +205,7 @@ def test_mpt_with_norms_on_queries_and_keys_matches_the_definition(tmp_path):
 
 
 def test_a_whole_siglip_serves_as_vision_tower(tmp_path, pictures):
-    """Of a folder with both towers of SigLIP the vision tower is taken."""
+    """From a folder with both towers of SigLIP, the vision tower is taken."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 10, "intermediate_size": 14, "num_hidden_layers": 2, "num_attention_heads": 2}
     siglip = SiglipModel(

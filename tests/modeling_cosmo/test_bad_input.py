@@ -1,4 +1,4 @@
-"""Each kind of bad input meets one clear ValueError before the model runs. The titles are the issue's own words."""
+"""Each kind of bad input raises one clear ValueError before the model runs. The titles are the issue's own words."""
 
 import io
 import struct
@@ -102,7 +102,7 @@ def test_pictures_that_cannot_be_read(processor, pictures, tmp_path):
     (tmp_path / "torn.qoi").write_bytes(b"qoif" + struct.pack(">IIBB", 3, 2, 3, 0))  # an IndexError to PIL
     for name in ("torn.png", "torn.qoi"):
         with (
-            Image.open(tmp_path / name) as opened,  # by the caller, who has not read it yet
+            Image.open(tmp_path / name) as opened,  # opened by the caller, but not yet read
             pytest.raises(ValueError, match="sample 0: a picture cannot be read"),
         ):
             processor(images=[opened])
@@ -126,7 +126,7 @@ def test_pictures_of_the_wrong_form(processor, picture, message):
 
 
 def test_floats_that_are_not_rescaled_must_lie_from_0_to_1(processor):
-    with pytest.raises(ValueError, match=r"sample 0: a picture of floats must lie from 0 to 1, got 0.0 to 255.0"):
+    with pytest.raises(ValueError, match=r"sample 0: a picture of floats must be between 0 and 1, got 0.0 to 255.0"):
         processor(images=[[np.array([0.0, 255.0] * 30).reshape(3, 4, 5)]], do_rescale=False)
 
 
@@ -149,7 +149,7 @@ def test_a_video_that_cannot_be_decoded(processor, video, tmp_path):
     wrong = {
         b"no video at all": "video of 15 bytes cannot be decoded",
         b"": "video of 0 bytes cannot be decoded",
-        data[: len(data) // 2]: "cannot be decoded: no video, or cut off before its index",
+        data[: len(data) // 2]: "cannot be decoded: not a video, or cut off before its index",
         torn[: len(torn) // 2]: "is cut off: its last frame ends at",
         sound_alone(): "has no picture stream",
         tmp_path / "missing one.mp4": "missing one.mp4 cannot be decoded: there is no such file",
@@ -174,7 +174,7 @@ def test_what_stands_at_an_address_is_called_by_it(processor, tmp_path, served):
 
 @pytest.mark.parametrize(("limit", "value"), [("MAX_DOWNLOAD_BYTES", 20), ("MAX_DOWNLOAD_S", -1)])
 def test_what_an_address_sends_has_limits(processor, pictures, video, tmp_path, served, monkeypatch, limit, value):
-    """A server that never ends, or sends a byte now and then, would hold up or fill the machine."""
+    """A server that sends forever, or only a byte now and then, would fill or block the machine."""
     pictures[0].save(tmp_path / "picture.png")
     (tmp_path / "clip.mp4").write_bytes(video.read_bytes())
     monkeypatch.setattr(frames_cosmo, limit, value)
@@ -184,7 +184,7 @@ def test_what_an_address_sends_has_limits(processor, pictures, video, tmp_path, 
 
 
 def test_addresses_need_no_more_than_transformers_does(processor, video, tmp_path, served, monkeypatch):
-    """Its client is httpx2; httpx comes with the demo alone."""
+    """transformers' client is httpx2; only the demo installs httpx."""
     (tmp_path / "clip.mp4").write_bytes(video.read_bytes())
     monkeypatch.setitem(sys.modules, "httpx", None)
     assert processor(videos=[[f"{served}/clip.mp4"]])["media_mask"].all()
@@ -229,7 +229,7 @@ def test_ids_beyond_the_vocabulary(model, processor):
 
 
 def test_media_that_no_text_of_generate_would_see(model, processor, pictures):
-    """Prepared apart from each other: `generate` wrote about nothing, without a word."""
+    """If text and media are prepared separately, `generate` must not silently ignore the media."""
     plain = processor(text=["<visual>a red", "a blue"], images=[pictures[:1], []])
     media = {name: plain.pop(name) for name in ("pixel_values", "media_mask")}
     no_placeholder = plain["input_ids"].masked_fill(plain["input_ids"] == model.config.visual_token_id, 5)
@@ -298,7 +298,7 @@ def test_more_frames_than_the_model_has_places_for(model, processor):
 
 
 def test_labels_of_which_none_counts(model, processor, pictures):
-    """Loss and gradient are 0; the mean over no labels would be no number, and so would all weights be."""
+    """Loss and gradient are 0; a mean over no labels would be NaN, and would make all weights NaN."""
     inputs = processor(text="<visual>a", images=pictures[:1])
     out = model(**inputs, labels=torch.full_like(inputs["input_ids"], -100))
     out.lm_loss.backward()

@@ -38,7 +38,7 @@ def inputs(processor, pictures):
 
 
 def everywhere(backend):
-    """Compile decoding steps on a CPU too, whole or not at all."""
+    """Compile decoding steps on a CPU too, as a whole or not at all."""
     config = CompileConfig(backend=backend, fullgraph=True, mode=None)
     config._compile_all_devices = True
     return config
@@ -46,7 +46,7 @@ def everywhere(backend):
 
 @pytest.mark.parametrize("kind", ["opt", "mistral"])
 def test_a_decoding_step_is_one_graph_for_all_steps(kind, processor, inputs):
-    """Traced and run without a compiler behind it; a second prompt with as many media needs no second graph."""
+    """Traced and run without a compiler backend; a second prompt with as many media needs no second graph."""
     model = open_gates(build(kind, processor))
     expect = model.generate(**inputs, **OPTIONS, disable_compile=True)
     assert torch.equal(model.generate(**inputs, **OPTIONS, compile_config=everywhere("eager")), expect)
@@ -101,9 +101,9 @@ def test_export(model, inputs):
 
 @needs_compiler
 @pytest.mark.parametrize("part", ["text_config", "vision_config"])
-@pytest.mark.filterwarnings("ignore:_compile flag")  # transformers asks torch for what torch would do without
+@pytest.mark.filterwarnings("ignore:_compile flag")  # transformers asks torch for what it does by default
 def test_flex_attention_gives_the_same(part, processor, inputs):
-    """Forward passes only: torch cannot compile flex attention for a CPU with dynamic lengths, as generation has."""
+    """Forward passes only: generation has dynamic lengths, for which torch cannot compile flex attention on a CPU."""
     model = open_gates(build("llama", processor, attn_implementation="eager"))
     with torch.no_grad():
         expect = model(**inputs, use_cache=False)

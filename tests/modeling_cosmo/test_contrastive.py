@@ -72,7 +72,7 @@ def gradient_on(rank, path, folder):
 
 @pytest.mark.timeout(120)
 def test_two_processes_are_as_one_with_the_whole_batch(tmp_path):
-    """A sample lives on one process, so the average over two halves the gradient that gathering doubles."""
+    """Each sample is on one process, so averaging over two halves the gradient that gathering doubles."""
     multiprocessing.start_processes(
         gradient_on, args=(str(tmp_path / "meet"), str(tmp_path)), nprocs=2, start_method="fork"
     )

@@ -79,7 +79,7 @@ def test_code_in_a_file_is_not_run(architecture, tmp_path):
     torch.save({"weight": Harmful()}, tmp_path / "zipped.pt")
     for name in ("weights.pt", "zipped.pt"):
         message = (
-            rf"{name} is no torch file .* weights_only=True: \S+Unpickler error: Unsupported global: GLOBAL getattr"
+            rf"{name} cannot be read .* weights_only=True: \S+Unpickler error: Unsupported global: GLOBAL getattr"
         )
         with pytest.raises(ValueError, match=message) as raised:
             convert_checkpoint(tmp_path / name, architecture, tmp_path / "model")
@@ -119,7 +119,7 @@ def test_contradictions_name_a_tensor(convert, state, architecture, name, value,
 
 def test_wrong_shapes_and_missing_tensors_are_named(convert, state, architecture):
     wrong = state | {"text_latent": torch.zeros(1, 13)}
-    with pytest.raises(ValueError, match=r"text_latent .* has shape \(1, 13\), .* gives it \(1, 12\)"):
+    with pytest.raises(ValueError, match=r"text_latent .* has shape \(1, 13\); .* expects \(1, 12\)"):
         convert(wrong, architecture)
     short = {name: value for name, value in state.items() if name != "perceiver.norm.bias"}
     with pytest.raises(ValueError, match=r"lacks 1 tensors .* model.resampler.norm.bias"):
@@ -150,7 +150,7 @@ def test_wrong_shapes_and_missing_tensors_are_named(convert, state, architecture
 
 def test_what_is_left_over_is_reported(convert, state, architecture):
     more = state | {"knn_memory.keys": torch.ones(2), "vision_encoder.token_embedding.weight": torch.ones(2)}
-    assert convert(more, architecture).unused == ["knn_memory.keys"]  # the text tower of CLIP is known to be unused
+    assert convert(more, architecture).unused == ["knn_memory.keys"]  # CLIP's text tower is known to be unused
 
 
 def test_command_line(state, architecture, tmp_path, capsys):
@@ -190,10 +190,10 @@ def test_a_tokenizer_adds_the_processor(convert, state, architecture, tmp_path):
 
 def test_an_architecture_that_says_too_little(convert, state, architecture, tmp_path):
     (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(ValueError, match=r"broken.json is no JSON"):
+    with pytest.raises(ValueError, match=r"broken.json is not JSON"):
         convert(state, tmp_path / "broken.json")
     (tmp_path / "list.json").write_text("[1]")
-    with pytest.raises(ValueError, match=r"list.json holds no JSON object but a list"):
+    with pytest.raises(ValueError, match=r"list.json holds a list, not a JSON object"):
         convert(state, tmp_path / "list.json")
     with pytest.raises(ValueError, match="vision in the architecture is None; it must be an object"):
         convert(state, architecture | {"vision": None})
@@ -252,7 +252,7 @@ def test_a_temperature_may_be_a_whole_number(convert, state, architecture, tmp_p
 
 @pytest.mark.parametrize("inner_width", [300, 1024])
 def test_heads_of_another_width_name_a_tensor(convert, state, architecture, inner_width):
-    """Wider than the released 8 x 64, they gave a compress_ratio of 0."""
+    """Heads wider than the released 8 x 64 must not give a compress_ratio of 0."""
     del architecture["cross_attention_compress_ratio"]
     queries = {name for name in state if "gated" in name and name.endswith("to_q.weight")}
     wide = {name: torch.zeros(inner_width, 12) if name in queries else tensor for name, tensor in state.items()}
@@ -269,7 +269,7 @@ def test_a_head_that_should_be_the_embeddings_is_refused(convert, state, archite
 
 
 def test_a_checkpoint_is_not_written_over(state, architecture, tmp_path):
-    """Nor are its shards, which saving would delete, nor the folder of a tower."""
+    """The same goes for its shards, which saving would delete, and for the folder of a tower."""
     save_file(state, tmp_path / "model.safetensors")
     (tmp_path / "model.safetensors.index.json").write_text("{}")
     for checkpoint in (tmp_path, tmp_path / "model.safetensors", tmp_path / "model.safetensors.index.json"):
@@ -291,7 +291,7 @@ def contents(folder):
 
 
 def test_an_unfinished_conversion_leaves_the_model_of_before(convert, state, architecture, tmp_path, monkeypatch):
-    """Stopped by hand behind the weights, or by a full disk within them."""
+    """Stopped by hand after the weights, or by a full disk in the middle of them."""
     convert(state, architecture)
     before = contents(tmp_path / "model")
     other = state | {"temperature": state["temperature"] + 1}

@@ -1,4 +1,4 @@
-"""Files that checkpoints come in: shards with and without an index, old torch files, and what is wrong with them."""
+"""Files that hold checkpoints: shards with and without an index, old torch files, and damaged ones."""
 
 import json
 import random
@@ -28,7 +28,7 @@ def save(state, path):
 
 
 def write_shards(state, folder, kind, with_index):
-    """Two shards in the names that transformers gives them."""
+    """Write two shards under the names that transformers uses."""
     stem = "model" if kind == "safetensors" else "pytorch_model"
     places = {}
     for number in (1, 2):
@@ -79,8 +79,8 @@ def test_an_index_that_names_too_much(state, tmp_path):
     for text, message in (
         ("{}", "has no weight_map"),
         ('{"weight_map": {"part.1": 3}}', "has no weight_map"),
-        ("[1]", "holds no JSON object but a list"),
-        ('{"weight', r"index\.json is no JSON"),
+        ("[1]", "holds a list, not a JSON object"),
+        ('{"weight', r"index\.json is not JSON"),
     ):
         index.write_text(text)
         with pytest.raises(ValueError, match=message):
@@ -95,7 +95,7 @@ def test_an_index_that_leads_out_of_its_folder(state, tmp_path, name):
         save(state, place / "secret.safetensors")
     name = name.format(outside=tmp_path)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(state, name)}))
-    with pytest.raises(ValueError, match=f"index.json names the shard {name}, which does not lie beside it"):
+    with pytest.raises(ValueError, match=f"index.json names the shard {name}, which is not a file in the same folder"):
         read_state(folder)
 
 
@@ -109,7 +109,7 @@ def test_a_tensor_in_two_shards(state, tmp_path):
 
 
 def test_torch_files_from_before_1_6(state, tmp_path):
-    """They cannot be mapped into memory, so they are read into it."""
+    """They cannot be mapped into memory, so they are read in full."""
     torch.save({"state_dict": state}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     assert same(read_state(tmp_path / "old.pt"), state)
 
@@ -120,10 +120,10 @@ def test_files_that_hold_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"neither .safetensors nor torch files"):
         read_state(tmp_path)
     (tmp_path / "broken.safetensors").write_bytes(b"no header")
-    with pytest.raises(ValueError, match=r"broken.safetensors is no safetensors file"):
+    with pytest.raises(ValueError, match=r"broken.safetensors is not a safetensors file"):
         read_state(tmp_path / "broken.safetensors")
     (tmp_path / "broken.pt").write_bytes(b"no zip, no pickle")
-    with pytest.raises(ValueError, match=r"broken.pt is no torch file"):
+    with pytest.raises(ValueError, match=r"broken.pt cannot be read as a torch file"):
         read_state(tmp_path / "broken.pt")
     torch.save([1, 2], tmp_path / "list.pt")
     torch.save({1: torch.ones(2)}, tmp_path / "numbers.pt")
@@ -133,7 +133,7 @@ def test_files_that_hold_nothing(tmp_path):
 
 
 def test_damage_of_any_kind_gives_tensors_or_a_value_error(state, tmp_path):
-    """Cut off or changed in a few bytes; the message is one line and gives no advice to run the file."""
+    """Files are cut off or changed in a few bytes; the message is one line, without advice to run the file."""
     save(state, tmp_path / "whole.safetensors")
     save(state, tmp_path / "whole.pt")
     torch.save(state, tmp_path / "whole.bin", _use_new_zipfile_serialization=False)
@@ -161,7 +161,7 @@ def test_damage_of_any_kind_gives_tensors_or_a_value_error(state, tmp_path):
 @pytest.mark.skipif(not MAPS.is_file(), reason="only Linux tells which files are mapped into memory")
 @pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
 def test_tensors_stay_in_their_file(state, tmp_path, name):
-    """What is not used is not read: such as the optimizer beside the weights of a training checkpoint."""
+    """Unused tensors are not read, such as the optimizer state in a training checkpoint."""
     save(state, tmp_path / name)
     found = read_state(tmp_path / name)
     assert str(tmp_path / name) in MAPS.read_text()

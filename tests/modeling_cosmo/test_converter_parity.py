@@ -1,4 +1,4 @@
-"""The released code's outputs by the routes without an architecture file: towers from folders, a stripped checkpoint.
+"""The released code's outputs without an architecture file: towers from folders, and a stripped checkpoint.
 
 Tolerances as in test_parity.
 """
@@ -20,7 +20,7 @@ NUM_WORDS = 96  # of both fixtures' language models before tokens were added
 
 
 def write_text(folder, weights, values):
-    """The language model as it was before it was given new tokens and blocks, with a tokenizer whose pad id is 1."""
+    """The language model before it got new tokens and blocks, with a tokenizer whose pad id is 1."""
     language_model = OPTForCausalLM(OPTConfig(**values | {"vocab_size": NUM_WORDS}))
     plain = {
         re.sub(r"^lang_\w+?\.|decoder_layer\.", "", name): tensor
@@ -39,7 +39,7 @@ def write_text(folder, weights, values):
 
 
 def write_vision(folder, weights, values):
-    """open_clip's vision tower as one of transformers, joined here by hand."""
+    """open_clip's vision tower as a tower of transformers, assembled here by hand."""
     tower = CLIPVisionModel(
         CLIPVisionConfig(
             hidden_size=values["width"], intermediate_size=4 * values["width"], num_hidden_layers=values["layers"],
@@ -75,7 +75,7 @@ def write_vision(folder, weights, values):
 
 @pytest.mark.parametrize(("name", "strip"), [("opt", False), ("of_opt", False), ("of_opt", True)])
 def test_towers_from_folders(name, strip, parity_dir, tmp_path):
-    """`strip`: the checkpoint keeps what OpenFlamingo's training keeps, under the names of data parallelism."""
+    """With `strip`, the checkpoint holds what OpenFlamingo's training saves, under data parallelism's names."""
     folder = parity_dir / name
     if not folder.is_dir():
         pytest.skip(f"the parity folder holds no fixture {name}")

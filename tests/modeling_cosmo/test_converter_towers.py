@@ -1,4 +1,4 @@
-"""Checkpoints of the trained part alone, whose towers come from their own folders; presets; bad input of both."""
+"""Checkpoints of only the trained part, with towers from their own folders; presets; bad input to both."""
 
 import json
 
@@ -59,7 +59,7 @@ def test_towers_come_from_their_folders(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", PLACES)
 def test_closed_gates_give_the_plain_language_model(kind, tmp_path):
-    """Names, head and embeddings are right together: the logits are those of the stock model with the new table."""
+    """Names, head and embeddings fit together: the logits are those of the stock model with the new table."""
     text, _ = write_towers(tmp_path, kind)
     state = trained_state(kind, gate=0.0)
     convert(tmp_path, state)
@@ -89,7 +89,7 @@ def test_a_head_without_embed_in_its_name_is_resized(tmp_path):
 
 
 def test_a_checkpoint_without_embeddings_gets_the_towers(tmp_path):
-    """MPT's table has no "embed" in its name: a training with frozen embeddings leaves it out."""
+    """MPT's table has no "embed" in its name, so training with frozen embeddings leaves it out."""
     text, _ = write_towers(tmp_path, "mpt")
     done = convert(tmp_path, trained_state("mpt", embeddings=False))
     assert done.resized == ["model.language_model.wte.weight"]
@@ -100,7 +100,7 @@ def test_a_checkpoint_without_embeddings_gets_the_towers(tmp_path):
 
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_forms_of_training_checkpoints(wrapped, tmp_path):
-    """Flat, or beside an epoch and an optimizer and under the name that data parallelism gives; with old buffers."""
+    """Flat, or next to an epoch and an optimizer with the names of data parallelism; with old buffers."""
     write_towers(tmp_path, "opt", whole_clip=True)
     state, buffers = with_old_buffers(trained_state("opt"), "opt")
     expect = {name: tensor.clone() for name, tensor in state.items()}
@@ -125,7 +125,7 @@ def test_forms_of_training_checkpoints(wrapped, tmp_path):
 
 
 def test_the_widest_precision_of_a_checkpoint_is_kept(tmp_path):
-    """Towers in half precision, trained part in full, one tensor of it in half: the model is one precision."""
+    """Towers in half precision, trained part in full except one tensor: the model has a single precision."""
     write_towers(tmp_path, "opt", dtype=torch.float16)
     state = trained_state("opt")
     state["perceiver.norm.weight"] = state["perceiver.norm.weight"].half()
@@ -172,7 +172,7 @@ def test_towers_that_were_mixed_up_are_refused(tmp_path):
 
 
 def test_a_tower_that_lacks_weights_is_refused(tmp_path):
-    """Else transformers would draw them at random."""
+    """Otherwise transformers would draw them at random."""
     write_towers(tmp_path, "opt")
     weights = load_file(tmp_path / "text" / "model.safetensors")
     weights.pop("model.decoder.layers.2.fc1.weight")
@@ -202,14 +202,14 @@ def test_a_tower_whose_weights_are_damaged_is_named(tower, tmp_path):
 
 @pytest.mark.parametrize("kind", ["opt", "gpt_neox", "mistral"])
 def test_folders_of_towers_replace_the_architecture_of_a_whole_checkpoint(kind, tmp_path):
-    """A CosMo checkpoint with both towers in it, sizes from the folders' configs."""
+    """A CosMo checkpoint that holds both towers; the sizes come from the folders' configs."""
     sizes = Sizes(kind=kind, interval=2, ratio=2)
     stock = language_model(sizes, seed=3)
     state = {name: tensor.float() for name, tensor in released_state(sizes, stock, seed=3).items()}
     save_file(state, tmp_path / "weights.safetensors")
     convert_checkpoint(tmp_path / "weights.safetensors", sizes.architecture(), tmp_path / "expect")
     expect = CosmoForConditionalGeneration.from_pretrained(tmp_path / "expect")
-    stock.config.vocab_size = 35  # the folder is as it was before the release added tokens
+    stock.config.vocab_size = 35  # the folder as it was before the release added tokens
     stock.config.save_pretrained(tmp_path / "text")
     expect.config.vision_config.save_pretrained(tmp_path / "vision")
     write_words(tmp_path / "tokenizer", 35)
@@ -229,7 +229,7 @@ def test_folders_of_towers_replace_the_architecture_of_a_whole_checkpoint(kind, 
 
 
 def write_words(folder, number):
-    """A tokenizer of so many words."""
+    """Write a tokenizer of this many words."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
@@ -241,7 +241,7 @@ def write_words(folder, number):
 
 @pytest.fixture
 def mosaic_gpt(tmp_path):
-    """A folder of MPT-1B's kind: its own model type, its own names, norms on queries and keys."""
+    """A folder like MPT-1B's: its own model type, its own names, norms on queries and keys."""
     generator = torch.Generator().manual_seed(4)
 
     def random(*shape):
@@ -271,7 +271,7 @@ def mosaic_gpt(tmp_path):
 
 
 def test_mpt_1b_comes_in_its_own_words(mosaic_gpt, tmp_path):
-    """The language model of OpenFlamingo-3B, whose code transformers has not, against its definition in float64."""
+    """The language model of OpenFlamingo-3B, which transformers does not have, against its definition in float64."""
     state, _ = mosaic_gpt
     trained = trained_state("mpt", layers=(0, 1, 2), gate=0.0)
     done = convert(tmp_path, trained)
@@ -298,7 +298,7 @@ def test_mpt_1b_comes_in_its_own_words(mosaic_gpt, tmp_path):
 
 def test_an_mpt_1b_of_another_build_is_refused(mosaic_gpt, tmp_path):
     (tmp_path / "text" / "config.json").write_text(json.dumps(mosaic_gpt[1] | {"alibi": False}))
-    with pytest.raises(ValueError, match="mosaic_gpt with alibi False cannot be served: it must be True"):
+    with pytest.raises(ValueError, match="mosaic_gpt with alibi False is not supported: it must be True"):
         convert(tmp_path, trained_state("mpt", layers=(0, 1, 2)))
 
 
@@ -326,7 +326,7 @@ def test_presets_refuse_what_is_not_theirs(tmp_path, capsys):
 
 
 def convert_with_the_widths_of(folder, state):
-    """A checkpoint as wide as OpenFlamingo-3B, with another language model; three of its tensors say all."""
+    """A checkpoint as wide as OpenFlamingo-3B, with another language model; three of its tensors are enough."""
     block = "lang_encoder.model.decoder.layers.{}.gated_cross_attn_layer.attn.to_q.weight"
     wide = {name: tensor for name, tensor in state.items() if "gated" not in name}
     wide |= {block.format(index): torch.zeros(512, 2048) for index in range(24)}
@@ -337,7 +337,7 @@ def convert_with_the_widths_of(folder, state):
     ("change", "message"),
     [
         ({"hidden_size": 24, "word_embed_proj_dim": 24}, r"width is 12, but the language model's config says 24"),
-        ({"num_hidden_layers": 3}, r"tensor \S+ stands at a layer that the language model has not: it has 3"),
+        ({"num_hidden_layers": 3}, r"tensor \S+ is at a layer that the language model lacks: it has 3"),
         ({"activation_function": "x"}, r"the language model \S+text cannot be used: KeyError: 'x'"),
     ],
 )
@@ -364,7 +364,7 @@ def test_every_preset_names_a_kind_that_transformers_has():
 
 
 def test_the_processor_reads_openflamingos_texts(tmp_path, pictures):
-    """`<image>` and `<visual>` are one token, with the id of the release; saved, loaded, and generated with."""
+    """`<image>` and `<visual>` are one token with the released id, also after saving and loading and in `generate`."""
     write_towers(tmp_path, "mpt")
     convert(tmp_path, trained_state("mpt"))
     model = CosmoForConditionalGeneration.from_pretrained(tmp_path / "model")

@@ -1,4 +1,4 @@
-"""docs/converting.md: its commands have options that exist, its table is that of the code, and its steps work."""
+"""docs/converting.md: the options in its commands exist, its table matches the code, and its steps work."""
 
 import re
 import shlex
@@ -53,7 +53,7 @@ def test_presets_are_those_of_the_code():
 
 @pytest.mark.parametrize("form", ["cosmo convert", "python -m"])
 def test_from_a_checkpoint_to_a_caption(form, tmp_path, pictures, monkeypatch, capsys):
-    """The page's second command with tiny towers (and so without the preset), then its Python lines."""
+    """Run the page's second command with tiny towers (hence without the preset), then its Python lines."""
     write_towers(tmp_path, "gpt_neox", whole_clip=True)
     torch.save(trained_state("gpt_neox"), tmp_path / "checkpoint.pt")
     own = {"--checkpoint": "checkpoint.pt", "--text": "text", "--vision": "vision", "--output": "models/of-4b"}

@@ -57,14 +57,14 @@ def compare(out, expect, batch, tolerance):
 
 
 def labels_of(batch):
-    """All tokens but padding."""
+    """All tokens except padding."""
     return batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 @pytest.mark.parametrize("case", CASES)
 def test_right_behaviour(case, implementation, tmp_path):
-    """Right behaviour on padded texts, padding media and videos whose frames are partly padding."""
+    """Right behaviour on padded texts, padding media, and videos with some padding frames."""
     sizes = CASES[case]
     stock, state = convert(tmp_path, sizes, seed=len(case))
     batch = random_batch(sizes, seed=1, num_frames=2)
@@ -110,14 +110,16 @@ GROUPS = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_gradients(case, tmp_path):
-    """Slopes of the definition's loss in a random direction of each part, against the model's gradient along it.
+    """Slope of the definition's loss along a random direction of each part, against the model's gradient along it.
 
     Central differences of step 1e-5 in float64 are exact to about 1e-9; the model's losses are in float32: 2e-5.
     """
     sizes, step = CASES[case], 1e-5
     stock, state = convert(tmp_path, sizes, seed=3)
     for norm in stock.modules():
-        if type(norm).__name__.endswith("RMSNorm"):  # the stock one rounds to float32, which differences would magnify
+        if type(norm).__name__.endswith(
+            "RMSNorm"
+        ):  # the stock norm rounds to float32, which finite differences would magnify
             norm.forward = partial(rms_norm, norm.weight, norm.variance_epsilon)
     batch = random_batch(sizes, seed=7, num_frames=2)
     model = CosmoForConditionalGeneration.from_pretrained(tmp_path / "model", dtype=torch.float64)
@@ -150,7 +152,7 @@ def test_gradients(case, tmp_path):
 @pytest.mark.parametrize("only_immediate", [True, False])
 @pytest.mark.parametrize("patch_tokens", ["before_ln_post", "after_ln_post"])
 def test_released_behaviour(patch_tokens, only_immediate, tmp_path):
-    """What the converter sets: padding counts in the text pool and in the mean over media, as in the released code."""
+    """Set by the converter: padding counts in the text pool and in the mean over media, as in the released code."""
     sizes = Sizes(interval=2, ratio=2, only_immediate=only_immediate)
     stock, state = convert(tmp_path, sizes, seed=4, patch_tokens=patch_tokens)
     batch = random_batch(sizes, seed=2)
@@ -173,7 +175,7 @@ def test_frame_positions(tmp_path):
 
 
 def test_fixture_of_our_own(tmp_path):
-    """Stored figures: they stay when the definition above changes together with the model.
+    """Stored figures, which catch a change of the definition above together with the model.
 
     Made by `python -m tests.modeling_cosmo.make_fixture`; the weights are float16, the figures float64.
     """

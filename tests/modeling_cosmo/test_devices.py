@@ -1,8 +1,8 @@
-"""A model whose parts lie on several devices, as `device_map` spreads it: no operation meets tensors of two of them.
+"""A model spread over several devices, as by `device_map`: no operation gets tensors from two of them.
 
-Fake tensors have a shape and a device and no numbers, and an operation on two devices fails as it does on real ones.
-They lie on meta, which has any number of devices even where torch was built for a CPU. The hooks do as those of
-accelerate: they bring what a part is given to where it lies.
+Fake tensors have a shape and a device but no numbers, and an operation across two devices fails as it would for real
+ones. They are on meta, which has any number of devices even if torch was built for a CPU. Like accelerate's, the hooks
+move the inputs of a part to the device of that part.
 """
 
 import pytest
@@ -21,7 +21,7 @@ PARTS = {
 
 
 def spread(model, kind):
-    """Every part and every layer on a device of its own; the temperature, a bare parameter, too."""
+    """Put every part and every layer on its own device, including the temperature, a bare parameter."""
     names = [f"model.language_model.{name}" for name in PARTS[kind]]
     layers = names.pop()
     names += [f"{layers}.{index}" for index in range(len(model.get_submodule(layers)))]

@@ -13,7 +13,7 @@ from tests.modeling_cosmo.tiny import build, open_gates
 
 
 CLOSE = {"atol": 2e-6, "rtol": 0}
-KINDS = [*tiny.LANGUAGE_MODELS, "gpt2"]  # gpt2: learned positions that the stock model counts from the row's begin
+KINDS = [*tiny.LANGUAGE_MODELS, "gpt2"]  # gpt2: learned positions that the stock model counts from the row's start
 TEXTS = ["<visual>a red star rolls left in front of the bricks<|endofchunk|>", "<visual>a", "a blue ring<visual>"]
 
 
@@ -46,7 +46,7 @@ def refuse(*_):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_text_features_need_nothing_above_the_unimodal_half_and_no_vision(kind, processor):
-    """Parts above refuse to run, and hold no number at all."""
+    """The parts above refuse to run, and hold only NaN."""
     model = open_gates(build(kind, processor, unimodal_depth=3))
     batch = tokenized(processor, TEXTS)
     with torch.no_grad():
@@ -71,7 +71,7 @@ def test_text_features_need_nothing_above_the_unimodal_half_and_no_vision(kind, 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_padding_changes_no_text_embedding(kind, side, implementation, processor):
-    """In a batch or alone, on either side, however much of it, and whichever ids it holds."""
+    """In a batch or alone, on either side, in any amount, and with any ids."""
     model = build(kind, processor, attn_implementation=implementation)
     alone = [tokenized(processor, [text]) for text in TEXTS]
     batch = tokenized(processor, TEXTS, padding_side=side)
@@ -102,7 +102,7 @@ def test_text_features_equal_those_of_the_forward(model, processor, pictures):
 
 
 def test_several_media_of_a_sample_count_as_their_mean(model, processor, pictures):
-    """Against the mean taken by hand over each medium's class latent; rows with fewer media have padding."""
+    """Compared with a mean taken by hand over each medium's class latent; rows with fewer media have padding."""
     nested = [pictures[:3], pictures[3:5], pictures[5:6]]
     inputs = processor(images=nested)
     weight = model.model.vision_projection.weight.double()
@@ -132,7 +132,7 @@ def test_a_sample_without_media_has_zeros(model, processor, pictures):
 
 
 def test_video_features(model, processor, pictures):
-    """A picture is a video of one frame; frames that are padding do not count; several videos are a mean, too."""
+    """A picture is a video of one frame; padding frames do not count; several videos are averaged too."""
     frames = [picture.resize((8, 8)) for picture in pictures]
     batch = processor(videos=[[frames[:3]], [frames[3:5]], [frames[5:6]]])
     assert batch["pixel_values"].shape == (3, 1, 3, 3, 8, 8)

@@ -35,7 +35,7 @@ def test_every_field_on_the_page_exists():
 
 
 def assert_same(made, shown):
-    """Equal words, and numbers within what other machines round differently."""
+    """Equal words, and numbers that differ by no more than other machines' rounding."""
     assert NUMBER.sub("#", made) == NUMBER.sub("#", shown)
     numbers = [[float(number.replace(",", "")) for number in NUMBER.findall(text)] for text in (made, shown)]
     assert numbers[0] == pytest.approx(numbers[1], abs=0.011)

@@ -1,4 +1,4 @@
-"""Generation: caches, beams, padding, turns; each against the same text scored in one pass without a cache."""
+"""Generation with caches, beams, padding and turns, each against the same text scored in one pass without a cache."""
 
 import pytest
 import torch
@@ -84,7 +84,7 @@ def test_prompts_without_media(model, processor):
 
 def test_a_placeholder_is_not_generated_and_blinds_nobody(model, processor, pictures):
     visual = model.config.visual_token_id
-    with torch.no_grad():  # a head that wants nothing else
+    with torch.no_grad():  # a head that predicts nothing else
         model.lm_head.weight[visual] += 50 * model.lm_head.weight[visual].sign()
     inputs = processor(text=["<visual>a red", "a<visual>"], images=[pictures[:1], pictures[1:2]])
     start = inputs["input_ids"].shape[1]
@@ -118,7 +118,7 @@ def test_an_emitted_placeholder_uncovers_no_medium_that_the_prompt_left_out(mode
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_later_turn_brings_new_media(model, processor, pictures, whole):
-    """Given as media of the new text or of the whole text; rows with different numbers of media."""
+    """Passed as media of the new text or of the whole text; rows have different numbers of media."""
     texts = ["<visual>a red<|endofchunk|><visual>a", "<visual>blue ring"]
     first = processor(text=texts, images=[pictures[:2], pictures[2:3]])
     cache = model.generate(

@@ -1,4 +1,4 @@
-"""Every way that `generate` can be called in gives what greedy search over the whole text gives, or says why not."""
+"""Every way to call `generate` gives what greedy search over the whole text gives, or is refused with a reason."""
 
 from threading import Thread
 
@@ -91,7 +91,7 @@ def test_prefill_computes_the_logits_of_the_last_token_alone(model, inputs):
 
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_three_turns_on_one_cache(model, processor, pictures, num_beams):
-    """The second brings a picture to each row, the third to none; with beams in the last one."""
+    """The second turn brings a picture to each row, the third to none; the last turn uses beams."""
     turns = [(TEXTS[:2], [pictures[:2], pictures[2:3]]), (["<visual>a star"] * 2, [pictures[3:4], pictures[4:5]])]
     turns.append((["the sea", "the sea"], None))
     cache, ids, mask, everything = None, torch.zeros(2, 0).long(), torch.zeros(2, 0).long(), [[], []]
@@ -120,7 +120,7 @@ def test_three_turns_on_one_cache(model, processor, pictures, num_beams):
 
 
 class Unquantised(QuantizedLayer):
-    """A quantised cache's layer whose quantisation is exact, so that no package is needed to see the way it goes."""
+    """A layer of a quantised cache whose quantisation is exact, so that testing this path needs no extra package."""
 
     def _quantize(self, tensor, axis):
         return tensor.clone()

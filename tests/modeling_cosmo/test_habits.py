@@ -1,4 +1,4 @@
-"""What users of transformers do with any model of its kind, without thinking about it."""
+"""What users of transformers do with any such model, without thinking about it."""
 
 import copy
 import pickle
@@ -31,7 +31,7 @@ def test_parts_are_found_where_they_are_looked_for(model):
 
 @pytest.mark.parametrize("kind", ["opt", "gpt_neox"])
 def test_resizing_the_vocabulary_moves_no_token(kind, processor, inputs, tmp_path):
-    """With a tied head (OPT) and one of its own (GPT-NeoX): `<visual>` and the logits of old tokens stay."""
+    """With a tied head (OPT) and a separate one (GPT-NeoX), `<visual>` and the logits of old tokens do not change."""
     model = open_gates(build(kind, processor))
     num_tokens = model.config.text_config.vocab_size
     with torch.no_grad():
@@ -112,7 +112,7 @@ def test_outputs_as_tuples(model, inputs):
 
 
 def test_features_give_states_and_attentions_on_request(processor, inputs):
-    """Of the unimodal half and of the vision tower: as many as they have layers, the last the one that is pooled."""
+    """The unimodal half and the vision tower give one per layer; the last states are those that are pooled."""
     model = build("opt", processor, attn_implementation="eager", unimodal_depth=3)
     asked = {"output_hidden_states": True, "output_attentions": True}
     texts = {name: inputs[name] for name in ("input_ids", "attention_mask")}

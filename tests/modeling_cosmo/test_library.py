@@ -53,7 +53,7 @@ def test_trainer_averages_over_accumulation(processor, pictures, tmp_path):
 
 
 def test_a_whole_clip_serves_as_vision_tower(processor, tmp_path):
-    """Of a folder with both towers of CLIP, half precision, the vision tower is taken, in full precision."""
+    """From a folder with both towers of CLIP in half precision, the vision tower is taken, in full precision."""
     vision = tiny_vision().config.to_dict()
     text = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8,
             "vocab_size": 50, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
@@ -69,7 +69,7 @@ def test_a_whole_clip_serves_as_vision_tower(processor, tmp_path):
 
 
 def test_siglip_serves_as_vision_tower(processor):
-    """It has no class token and normalises its patch tokens itself."""
+    """SigLIP has no class token and normalises its patch tokens itself."""
     torch.manual_seed(0)
     config = SiglipVisionConfig(
         hidden_size=10, intermediate_size=14, num_hidden_layers=2, num_attention_heads=2, image_size=8, patch_size=4
@@ -92,7 +92,7 @@ def test_a_tower_that_cannot_serve_says_what_is_missing(processor, missing):
         message = "OPTModel has no ModuleList of 4 decoder layers"
     else:
         language_model = language_model.model
-        message = "OPTModel is no causal language model"
+        message = "OPTModel is not a causal language model"
     with pytest.raises(ValueError, match=message):
         CosmoForConditionalGeneration.from_towers(tiny_vision(), language_model, processor)
 

@@ -1,4 +1,4 @@
-"""A saved folder loads as any model of transformers: on devices, in precisions, in shards, quantised."""
+"""A saved folder loads like any model of transformers: across devices and precisions, in shards, quantised."""
 
 import json
 from importlib.util import find_spec
@@ -58,7 +58,7 @@ def test_nothing_is_missing_or_left_over(saved):
 
 
 def test_another_kind_of_model_is_refused(tmp_path):
-    """In place of a model of default sizes with random weights."""
+    """transformers would load a model of default sizes with random weights."""
     tiny_language_model("opt").save_pretrained(tmp_path)
     for kind in (CosmoConfig, CosmoModel, CosmoForConditionalGeneration):
         with pytest.raises(ValueError, match=rf"^{tmp_path} holds a model of type opt, not cosmo$"):
@@ -95,7 +95,7 @@ AS_IF_NO_PART = "ignore:The following device_map keys do not match any submodule
 @pytest.mark.filterwarnings(AS_IF_NO_PART)
 @pytest.mark.parametrize("away", ["upper layers", "everything", "resampler and vision tower"])
 def test_parts_may_stay_on_disk(saved, inputs, away, tmp_path):
-    """They come for their own forward alone; a table that head and embeddings share stays one."""
+    """They are fetched only for their own forward; a table shared by head and embeddings stays shared."""
     decoder = "model.language_model.decoder"
     places = dict.fromkeys(
         ["model.vision_tower", "model.resampler", "model.text_pool", "lm_head", "model.logit_scale"], "cpu"
@@ -128,7 +128,7 @@ def test_a_map_by_memory_never_splits_a_layer(saved, inputs, memory, tmp_path):
 )
 @pytest.mark.filterwarnings(AS_IF_NO_PART)
 def test_trained_embeddings_of_new_tokens_may_stay_on_disk(processor, inputs, where, tmp_path):
-    """A saved table holds them already; nothing is on disk for the changes that training would go on with."""
+    """A saved table already holds them; on disk there is nothing for the changes that further training would make."""
     model = open_gates(build("gpt_neox", processor, train_new_tokens=True))
     with torch.no_grad():
         model.model.new_tokens.input_change.normal_()
@@ -137,7 +137,7 @@ def test_trained_embeddings_of_new_tokens_may_stay_on_disk(processor, inputs, wh
 
 
 def test_trained_embeddings_of_new_tokens_may_be_fetched_for_each_call(processor, inputs):
-    """As where parts of a trained model wait in the machine's memory for a GPU."""
+    """Such as when parts of a trained model wait in main memory for a GPU."""
     model = open_gates(build("gpt_neox", processor, train_new_tokens=True))
     with torch.no_grad():
         for change in model.model.new_tokens.parameters():
@@ -167,7 +167,7 @@ def check_offloaded(saved, inputs, folder, **where):
 @pytest.mark.filterwarnings("ignore::FutureWarning:bitsandbytes")
 @pytest.mark.parametrize("bits", [8, 4])
 def test_quantised_towers(bits, processor, inputs, tmp_path):
-    """Towers in 8 or 4 bits; what CosmoModel adds to them stays as it is, and trains."""
+    """Towers in 8 or 4 bits; the parts that CosmoModel adds to them stay unquantised, and train."""
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig, CLIPVisionModel
 
     torch.manual_seed(5)

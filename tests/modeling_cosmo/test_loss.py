@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from modeling_cosmo.loss_cosmo import CHUNK, next_token_loss
 
 
-ROWS, LENGTH, VOCABULARY = 3, 2 * CHUNK // 3 + 5, 11  # two whole chunks and a rest
+ROWS, LENGTH, VOCABULARY = 3, 2 * CHUNK // 3 + 5, 11  # two whole chunks and a remainder
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_value_and_gradient_in_double_precision(labels):
 
 
 def test_half_precision_is_as_if_in_single(labels):
-    """The sums are made in float32; only the gradient is rounded to the 8 bits of bfloat16 (one part in 256)."""
+    """Sums are in float32; only the gradient is rounded to the 8 bits of bfloat16 (one part in 256)."""
     logits = torch.randn(ROWS, LENGTH, VOCABULARY).bfloat16().requires_grad_()
     own, reference = next_token_loss(logits, labels, VOCABULARY), expected(logits.float(), labels)
     assert own.dtype == torch.float32
@@ -77,7 +77,7 @@ def test_second_derivatives(labels):
 
 
 def test_under_autocast_as_outside_it(labels):
-    """The sums stay in float32; so do those of a backward pass that runs under autocast, too."""
+    """Sums stay in float32, even in a backward pass that runs under autocast."""
     logits = torch.randn(ROWS, LENGTH, VOCABULARY, requires_grad=True)
     outside = next_token_loss(logits, labels, VOCABULARY)
     [gradient] = torch.autograd.grad(outside, logits)

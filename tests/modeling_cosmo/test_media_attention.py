@@ -9,7 +9,7 @@ SAMPLES, ROWS_PER_SAMPLE, LENGTH, MEDIA, TOKENS = 3, 2, 11, 5, 7
 
 
 def seen_by_definition(is_placeholder, before, is_real, only_immediate):
-    """The rule as the paper says it, one scalar at a time: for each token the slots that it may look at."""
+    """The paper's rule, one scalar at a time: for each token, the slots that it may look at."""
     real = [slot for slot, flag in enumerate(is_real) if flag]
     count, rows = before, []
     for flag in is_placeholder:

@@ -48,7 +48,7 @@ def test_text_before_the_first_medium_ignores_pixels(processor, pictures, implem
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_batching_and_padding_change_nothing(processor, pictures, implementation):
-    """Left or right, text or media: every row alone gives the same."""
+    """Left or right, text or media: every row gives the same when it is alone."""
     model = open_gates(build("opt", processor, attn_implementation=implementation))
     texts = ["<visual>a red star<|endofchunk|><visual>a blue ring grows", "a<visual>star", "the sea"]
     images = [pictures[:2], pictures[2:3], []]
@@ -210,7 +210,7 @@ def test_temperature_comes_with_the_embeddings(model, processor, pictures):
 
 
 def test_a_surplus_placeholder_blinds_nobody(model, processor, pictures):
-    """More placeholders than media: the surplus one goes on looking at the last medium, other rows are as before."""
+    """More placeholders than media: the surplus one still looks at the last medium, and other rows do not change."""
     inputs = processor(text=["<visual>a red star", "<visual>a"], images=[pictures[:1], pictures[1:2]])
     surplus = inputs["input_ids"].clone()
     surplus[0, -1] = model.config.visual_token_id
@@ -263,7 +263,7 @@ def test_saving_and_loading_keeps_everything(kind, processor, pictures, tmp_path
 
 
 def test_parts_missing_from_a_file_are_initialised(processor, tmp_path):
-    """As when a folder without frame positions is loaded with them: gates closed, nothing left as allocated."""
+    """For example frame positions that a folder lacks: gates are closed, and no memory is left uninitialised."""
     torch.manual_seed(0)
     model = open_gates(build("opt", processor))
     kept = {name: value for name, value in model.state_dict().items() if ".cross_attention." not in name}
@@ -278,7 +278,7 @@ def test_parts_missing_from_a_file_are_initialised(processor, tmp_path):
 
 
 def test_new_tokens_get_embeddings_of_their_own(processor):
-    """Alike, they could not be told apart by a frozen head."""
+    """A frozen head could not tell identical ones apart."""
     model = build("opt", processor)
     table = model.get_input_embeddings().weight
     assert len(table) == len(processor.tokenizer)
@@ -301,10 +301,10 @@ def test_towers_come_by_path_too(processor, tmp_path):
 
 
 def test_options_of_from_towers(processor):
-    """A misspelt one was kept as an attribute of the config that nothing reads."""
+    """A misspelt option must not end up as an attribute of the config that nothing reads."""
     for options, message in (
         ({"resampler_dept": 1, "torch_dtype": torch.float16}, "CosmoConfig has no field resampler_dept, torch_dtype"),
-        ({"dtype": "auto"}, "dtype is 'auto'; it must be one of torch's, or its name"),
+        ({"dtype": "auto"}, "dtype is 'auto'; it must be a torch dtype or its name"),
     ):
         with pytest.raises(ValueError, match=message):
             build("opt", processor, **options)

@@ -1,4 +1,4 @@
-"""The card says what the config says, what was handed in as measured, and nothing else; its examples run."""
+"""The card says what the config says and what the caller measured, nothing else; its examples run."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""The released code's own outputs, gradients and generated ids, through converter and `from_pretrained`.
+"""The released code's own outputs, gradients and generated ids, reproduced after conversion and `from_pretrained`.
 
 Tolerances: float32 on a CPU, sums of a few hundred terms in another order; the fixtures' README names 1e-5 for a
 faithful model.
@@ -71,7 +71,7 @@ def test_forward(fixture, converted, variant, implementation):
 
 
 def test_gradients(fixture, converted):
-    """All norms, and the small gradients element by element, under their released names mapped like the weights."""
+    """All norms, and small gradients element by element; released names are mapped like those of the weights."""
     _, io, config = fixture
     model = load(converted["out"])
     out = model(
@@ -87,7 +87,7 @@ def test_gradients(fixture, converted):
     for name, gradient in expect.items():
         torch.testing.assert_close(own[name], gradient, atol=2e-5, rtol=2e-4, msg=lambda text, n=name: f"{n}: {text}")
     for name, norm in config["grad_norms"].items():
-        placeholder = {name: torch.zeros(2)}  # two rows: a fused projection splits into both its parts
+        placeholder = {name: torch.zeros(2)}  # two rows, so that a fused projection splits into both its parts
         parts, _ = rename(plain_names(placeholder, "model.decoder.layers"), "model")
         total = sum(own[part].norm() ** 2 for part in parts) ** 0.5
         assert total.item() == pytest.approx(norm, rel=2e-4, abs=1e-6), name
@@ -117,7 +117,7 @@ def test_generation_sees_its_own_pictures_and_no_padding(fixture, converted):
     folder, io, _ = fixture
     model = load(converted["out"])
     prompt = {"input_ids": io["gen.prompt_ids"], "attention_mask": io["gen.prompt_mask"], "max_new_tokens": 8}
-    if folder.name != "of_opt":  # there the released code emits media tokens and blinds the rows
+    if folder.name != "of_opt":  # for of_opt, the released code emits media tokens and blinds the rows
         swapped = model.generate(**prompt, pixel_values=io["gen.pixel_values"].flip(0))
         assert torch.equal(swapped, io["gen.greedy_ids_pictures_swapped"])
     real = io["gen.prompt_mask"][0].bool()

@@ -41,7 +41,7 @@ def base_model(processor, **options):
 
 
 def randomise(model):
-    """Adapters as if they had been trained: theirs begin as zeros."""
+    """Make adapters look trained: they start as zeros."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -174,7 +174,7 @@ def test_hooks_of_low_bit_training(processor, batch):
 
 
 def test_peft_can_train_rows_of_the_table_itself(processor, batch):
-    """Its own way to new tokens, for those who train adapters only."""
+    """PEFT's own way to train new tokens, for those who train adapters only."""
     model = base_model(processor)
     rows = model.config.new_token_ids
     before = model.get_input_embeddings().weight.detach().clone()
@@ -189,7 +189,7 @@ def test_peft_can_train_rows_of_the_table_itself(processor, batch):
 
 
 def test_trainer_weighs_labels_with_an_adapter(processor, tmp_path):
-    """Two unequal parts of a batch as the whole, as without an adapter."""
+    """Two unequal parts of a batch equal the whole, as they do without an adapter."""
     gradients = []
     for rows, parts in ((4, 1), (2, 2)):
         model = randomise(get_peft_model(base_model(processor), lora(TARGETS["both"], lora_dropout=0.0)))

@@ -1,8 +1,8 @@
 """Published sizes of the released models, on the meta device, against the counts of both code bases.
 
 Sizes of the language models: the config.json of their repositories on the Hub. Counts: from running both code bases;
-OpenFlamingo trains the token embeddings too. MPT's table has rows without a token, 50,432 in all (which the counts of
-3B and 9B fit); RedPajama's was cut to the 50,280 tokens of its tokenizer with three new ones (the count of 4B).
+OpenFlamingo trains the token embeddings too. MPT's table also has rows without a token, 50,432 in all, which fits the
+counts of 3B and 9B; RedPajama's was cut to the 50,280 tokens of its tokenizer with three new ones (the count of 4B).
 """
 
 import pytest
@@ -77,7 +77,7 @@ def test_the_last_layer_of_each_group_has_openflamingos_block():
 
 
 def test_mpt_1b_has_its_norms():
-    """Beyond the stock MPT: two norms of 2,048 in each of 24 layers."""
+    """More than in the stock MPT: two norms of 2,048 in each of 24 layers."""
     model = build(PRESETS["openflamingo-3b"], None)
     norms = [p.numel() for name, p in model.named_parameters() if name.endswith(("q_norm.weight", "k_norm.weight"))]
     assert norms == [2048] * 48

@@ -62,12 +62,12 @@ def test_every_form_of_a_picture_gives_the_same_pixels(processor, pictures, tmp_
 
 
 def test_floats_from_0_to_1_are_those_of_the_library(processor, pictures):
-    """Resizing passes through 8 bits in the library, whose result this is."""
+    """The library resizes through 8 bits, and this is its result."""
     floats = torch.tensor(np.asarray(pictures[0])).permute(2, 0, 1) / 255
     expect = processor.image_processor(floats, do_rescale=False, return_tensors="pt")["pixel_values"]
     assert torch.equal(processor(images=[[floats]], do_rescale=False)["pixel_values"][0, 0], expect)
     full = processor(images=[[pictures[0]]])["pixel_values"]
-    # a step of 8 bits, over CLIP's smallest deviation
+    # one 8-bit step, divided by CLIP's smallest standard deviation
     torch.testing.assert_close(expect, full[0, 0], rtol=0, atol=1 / 255 / 0.26)
 
 
@@ -83,7 +83,7 @@ def test_channels_that_stand_at_either_end(processor):
 def test_a_picture_is_upright(processor, tmp_path):
     array = np.random.default_rng(1).integers(0, 256, (9, 17, 3), dtype=np.uint8)
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by 90 degrees, as phones write it
+    exif[0x0112] = 6  # turned by 90 degrees, as phones store it
     Image.fromarray(array).save(tmp_path / "turned.png", exif=exif)
     upright = Image.fromarray(np.ascontiguousarray(np.rot90(array, -1)))
     expect = processor(images=[[upright]])["pixel_values"]
@@ -126,7 +126,7 @@ def test_how_many_frames(processor, tmp_path):
 
 
 def test_no_work_is_done_twice(processor, pictures, tmp_path, monkeypatch):
-    """One pass of the image processor over all frames, each file opened once, and no copy where nothing is padded."""
+    """One pass of the image processor over all frames, each file opened once, and no copy if nothing is padded."""
     path = write_video(tmp_path / "clip.mp4", 12, rate=4)
     calls, prepared = [], []
     real = type(processor.image_processor).__call__
@@ -204,7 +204,7 @@ def test_saving_and_loading(processor, pictures, tmp_path):
 
 
 def test_the_length_of_the_last_call_is_not_saved(processor, tmp_path):
-    """The tokenizer keeps it, and a folder saved after training warned at every call of whoever loaded it."""
+    """The tokenizer remembers it; a folder saved after training would warn whoever loads it at every call."""
     text, cut = ["a red star before the bricks"], {"truncation": True, "max_length": 3}
     assert processor(text=text, **cut)["input_ids"].shape == (1, 3)
     processor.save_pretrained(tmp_path)
@@ -286,7 +286,7 @@ def test_what_the_assistant_said_can_be_marked(processor, pictures):
 
 
 def test_text_that_spells_a_placeholder_can_be_kept_text(processor, pictures):
-    """The library's `sanitize_control_tokens`: a user's words are words."""
+    """With the library's `sanitize_control_tokens`, words of a user stay words."""
     chat = [
         {"role": "user", "content": [{"type": "image", "image": pictures[0]}, {"type": "text", "text": "<visual>"}]}
     ]
@@ -318,7 +318,7 @@ def test_names_that_users_of_the_library_know(processor):
 
 
 def test_siglip_prepares_pictures_its_own_way(pictures, tmp_path):
-    """By folder or by the tower itself; no centre is cut out, and the mean is one half."""
+    """From a folder or from the tower itself; there is no centre crop, and the mean is one half."""
     config = SiglipVisionConfig(
         hidden_size=10, intermediate_size=14, num_hidden_layers=1, num_attention_heads=2, image_size=12, patch_size=4
     )
@@ -334,7 +334,7 @@ def test_siglip_prepares_pictures_its_own_way(pictures, tmp_path):
 
 
 def test_a_backend_on_tensors_gets_tensors(pictures, tmp_path):
-    """A stand-in for the one that needs torchvision: it notes what it is given and works on as the other does."""
+    """Stand-in for the backend that needs torchvision: it records its input, then works like the other backend."""
     given = []
 
     class OnTensors(CLIPImageProcessorPil):
@@ -363,7 +363,7 @@ def test_a_backend_on_tensors_gets_tensors(pictures, tmp_path):
 
 
 def test_tensors_stay_tensors_with_torchvision(pictures):
-    """What no torchvision shows: the same call gives the backend on tensors, and paths come as tensors too."""
+    """Only visible with torchvision: the same call gives the backend for tensors, and paths become tensors too."""
     pytest.importorskip("torchvision", reason="its wheels for this torch are CUDA builds, so it is not installed here")
     processor = CosmoProcessor.from_towers(tiny_vision(), tiny_tokenizer())
     assert processor.image_processor.backend == "torchvision"

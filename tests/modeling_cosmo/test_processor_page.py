@@ -1,4 +1,4 @@
-"""Runs docs/processor.md line by line."""
+"""Run docs/processor.md line by line."""
 
 import base64
 import doctest
@@ -18,14 +18,14 @@ PAGE = Path(__file__).parents[2] / "docs" / "processor.md"
 
 @pytest.fixture
 def folder(tmp_path):
-    """What the page says lies in its folder."""
+    """The files that the page says are in its folder."""
     Image.new("RGB", (60, 40), (200, 120, 40)).save(tmp_path / "cat.png")
     write_video(tmp_path / "clip.mp4", 24, rate=4)
     CosmoProcessor.from_towers(CLIPImageProcessorPil(), make_tokenizer()).save_pretrained(tmp_path / "model")
     return tmp_path
 
 
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # the page opens files as one does at a prompt
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # the page opens files as users do at a prompt
 def test_every_line_of_the_page_does_what_it_says(folder, served, monkeypatch):
     monkeypatch.chdir(folder)
     text = PAGE.read_text().replace("https://example.org", served)

@@ -1,4 +1,4 @@
-"""A saved folder carries its code: it loads, generates and saves again where this project cannot be imported."""
+"""A saved folder carries its code: it loads, generates and saves again without this project on the path."""
 
 import json
 import os
@@ -19,8 +19,8 @@ AUTO_MAP = {
     "AutoModel": "modeling_cosmo.CosmoModel",
     "AutoModelForImageTextToText": "modeling_cosmo.CosmoForConditionalGeneration",
 }
-# Run by `python -I -S`: no working folder, no environment variables and no .pth files (which is how an editable
-# installation makes itself known), so that of what is installed only site-packages itself is there.
+# Run with `python -I -S`: no working folder, no environment variables and no .pth files (by which an editable
+# installation is found), so that only site-packages itself is on the path.
 START = """
 import sys
 packages, *arguments = sys.argv[1:]
@@ -65,7 +65,7 @@ print(json.dumps([type(pipe.model).__module__, plain[0]["generated_text"], talk[
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs a script where nothing of the project is to be found; gives the lines that it prints."""
+    """Run a script that cannot find the project, and return the lines that it prints."""
     packages = Path(sysconfig.get_path("purelib"))
     if (packages / "modeling_cosmo").is_dir():
         pytest.skip(f"the project itself is installed in {packages}, not as an editable installation")
@@ -96,7 +96,7 @@ def test_a_saved_folder_runs_without_the_project_and_keeps_its_code(model, proce
     types, ids, types_again, ids_again = run(LOAD, first, second, third)
     assert types == types_again
     assert types == str(["CosmoConfig", "CosmoProcessor", *["CosmoForConditionalGeneration", "CosmoModel"] * 2][:-1])
-    assert ids == ids_again  # what such a load saved is as whole
+    assert ids == ids_again  # a folder saved after such a load is as complete
     for folder in (second, third):
         assert {path.name for path in folder.iterdir()} == {path.name for path in first.iterdir()}
         assert json.loads((folder / "config.json").read_text())["auto_map"] == AUTO_MAP
@@ -127,7 +127,7 @@ def names(folder):
 
 
 def test_a_second_save_leaves_nothing_stale(model, processor, tmp_path):
-    """Whole after shards, shards after whole, fewer shards after more; code that no longer exists goes."""
+    """Whole after shards, shards after whole, fewer shards after more; code that no longer exists is removed."""
     folder = save(tmp_path / "model", model, processor)
     whole = names(folder)
     (folder / "former_cosmo.py").write_text("from .tokens_cosmo import VISUAL\n")
@@ -148,7 +148,7 @@ def test_a_second_save_leaves_nothing_stale(model, processor, tmp_path):
 
 
 def test_saving_again_over_what_a_killed_save_left(model, processor, tmp_path):
-    """And beside a tokenizer with code of its own, whose entry is a pair."""
+    """Also next to a tokenizer with its own code, whose entry is a pair."""
     folder = save(tmp_path / "model", model, processor)
     whole = names(folder)
     (folder / "model.safetensors.index.json").write_text('{"weight')

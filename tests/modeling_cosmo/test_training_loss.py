@@ -1,4 +1,4 @@
-"""`Trainer` weighs losses alike however a batch is cut into parts and spread over processes."""
+"""`Trainer` weighs losses the same way however a batch is split into parts and over processes."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from tests.modeling_cosmo.trainer_step import (
 def assert_close(found, expected):
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
-        # float32; another order of sums: some 1e-6 of the largest entry. A part that weighs wrongly shows as 0.1.
+        # float32, sums in another order: some 1e-6 of the largest entry. A wrongly weighted part would show as 0.1.
         scale = float(gradient.abs().max())
         assert torch.allclose(found[name], gradient, rtol=1e-4, atol=1e-5 * scale + 1e-10), name
 
@@ -37,7 +37,7 @@ def test_the_collator_gives_inputs_and_labels():
 
 
 def test_words_alone_come_with_an_empty_slot_that_changes_nothing():
-    """Not a bit of the logits; every part that trains gets a gradient, if only of zeros."""
+    """Not one bit of the logits; every part that trains gets a gradient, even if it is zero."""
     processor = tiny_processor()
     model, batch = tiny_model(processor).eval(), CosmoDataCollator(processor)(samples(words_alone=4))
     assert batch["media_mask"].tolist() == [[[False]]] * 4
@@ -56,12 +56,12 @@ def test_samples_without_a_medium_have_no_part_in_the_contrastive_loss():
     model, collate = tiny_model(processor).eval(), CosmoDataCollator(processor)
     with torch.no_grad():
         mixed, pairs = (model(**collate(part)).contrastive_loss for part in (samples(2), samples()[:2]))
-    # float32, after padding to another length: some roundings of 1e-7
+    # float32, after padding to another length: a few roundings of 1e-7
     assert mixed.item() == pytest.approx(pairs.item(), rel=1e-5)
 
 
 def test_the_collator_names_a_sample_whose_media_are_no_list():
-    """An array has no truth value, which is not what is wrong with it."""
+    """The error must not be that an array has no truth value."""
     sample = {"text": "<visual><visual>a", "images": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}
     with pytest.raises(ValueError, match=r"sample 0: cannot read images given as Tensor of shape \(2, 3, 8, 8\)"):
         CosmoDataCollator(tiny_processor())([sample, sample])
@@ -73,7 +73,7 @@ def test_parts_of_a_batch_weigh_by_their_labels(tmp_path):
 
 
 def test_the_contrastive_loss_counts_once_under_accumulation(tmp_path):
-    """Its gradient is a mean over the parts. Counted once a part it would be twice that; `Trainer` gives no hint."""
+    """Its gradient is a mean over the parts. Counted once per part it would double, and `Trainer` gives no hint."""
     parts = []
     both, lm_alone = gradients_of_a_step(tmp_path, 2, 2, True, seen=parts), gradients_of_a_step(tmp_path, 2, 2, False)
     model = tiny_model(tiny_processor())
@@ -88,7 +88,7 @@ def test_the_contrastive_loss_counts_once_under_accumulation(tmp_path):
 
 
 def test_a_part_without_labels_adds_nothing():
-    """As when a long prompt is masked: neither a gradient nor a NaN."""
+    """Such as a long prompt that is masked: it gives neither a gradient nor a NaN."""
     processor = tiny_processor()
     batch = CosmoDataCollator(processor)(samples()[:2])
     batch["labels"] = torch.full_like(batch["labels"], -100)
@@ -101,9 +101,9 @@ def test_a_part_without_labels_adds_nothing():
 
 @pytest.mark.timeout(300)
 def test_two_processes_equal_one_with_the_whole_batch(tmp_path):
-    """Two processes of two rows, of one row twice, for either loss, against one process with four rows.
+    """Two processes with two rows, or one row twice, for either loss, against one process with four rows.
 
-    Also where the second process has words alone: both take part in the contrastive loss, or one would wait for ever.
+    Also if the second process has text only: both take part in the contrastive loss, or one would wait forever.
     """
     run_processes("tests.modeling_cosmo.trainer_step", tmp_path, *CASES)
     kinds = {case[2:] for case in CASES.values()}
@@ -124,7 +124,7 @@ def test_evaluation_reports_the_mean_over_labels(tmp_path):
 
 
 def test_metrics_find_the_logits_first_in_predictions(tmp_path):
-    """As examples of transformers take them; a batch of words alone, which has no contrastive loss, is among them."""
+    """As the examples of transformers do; one batch is text only and has no contrastive loss."""
     processor, compared = tiny_processor(), []
     model, collate = tiny_model(processor), CosmoDataCollator(processor)
     batch = [*samples()[:2], {"text": "a blue ring grows"}]

@@ -1,4 +1,4 @@
-"""The embeddings of new tokens train; the table around them does not move by a bit."""
+"""The embeddings of new tokens train; the table around them does not change by one bit."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ def test_untrained_it_changes_nothing(processor):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_gradient_is_the_table_gradient_of_the_new_rows(processor, kind):
-    """Against a model whose whole table trains: the rows of its gradient that belong to the new tokens."""
+    """Compared with a model whose whole table trains: the new tokens' rows of its gradient."""
     batch = CosmoDataCollator(processor)(samples())
     model = open_gates(build(kind, processor, freeze_towers=True, train_new_tokens=True))
     model(**batch).loss.backward()
@@ -68,7 +68,7 @@ def test_the_gradient_is_the_table_gradient_of_the_new_rows(processor, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_moves_the_new_rows_and_no_other_bit(processor, kind, tmp_path):
-    """Through `Trainer` with weight decay, and through a saved folder, which is a plain one."""
+    """With `Trainer` and weight decay, and after saving, which gives a plain folder."""
     torch.manual_seed(5)
     model = open_gates(build(kind, processor, freeze_towers=True, train_new_tokens=True))
     before = {name: table.detach().clone() for name, table in tables_of(model).items()}
@@ -107,7 +107,7 @@ def test_saving_does_not_disturb_training(processor, tmp_path):
 
 
 def test_a_head_that_was_freed_from_the_table_is_saved(processor, tmp_path):
-    """As PEFT frees it when it merges a head or a table that it trained in a copy."""
+    """PEFT unties them when it merges a head or a table that it trained in a copy."""
     model = build("opt", processor, train_new_tokens=True)
     inputs = processor(text=[row["text"] for row in samples()], images=[row["images"] for row in samples()])
     with torch.no_grad():
@@ -116,12 +116,12 @@ def test_a_head_that_was_freed_from_the_table_is_saved(processor, tmp_path):
         model.config.tie_word_embeddings = False
         model.save_pretrained(tmp_path)
         found = CosmoForConditionalGeneration.from_pretrained(tmp_path)(**inputs).logits
-        # float32: a change is added to its row instead of to what that row gives
+        # float32: a change is added to its row instead of to the row's output
         torch.testing.assert_close(found, model(**inputs).logits, rtol=1e-5, atol=1e-5)
 
 
 def test_trainer_goes_on_from_its_checkpoint(processor, tmp_path):
-    """Without weight decay a resumed run ends as one that never stopped."""
+    """Without weight decay, a resumed run ends like one that never stopped."""
     ends = []
     for resume in (False, True):
         torch.manual_seed(5)
@@ -141,8 +141,8 @@ def test_trainer_goes_on_from_its_checkpoint(processor, tmp_path):
         model.save_pretrained(folder / "model")
         ends.append(CosmoForConditionalGeneration.from_pretrained(folder / "model", train_new_tokens=False))
     for (name, never), (_, resumed) in zip(ends[0].named_parameters(), ends[1].named_parameters(), strict=True):
-        # a change rounds when it is added to its row, and AdamW enlarges that where a gradient is near zero; a row or
-        # a moment that got lost shows as a step, 0.05
+        # a change is rounded when it is added to its row, and AdamW enlarges that if a gradient is near zero; a lost
+        # row or moment would show as a whole step, 0.05
         torch.testing.assert_close(resumed, never, rtol=1e-3, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
 
 
@@ -177,7 +177,7 @@ def test_without_a_placeholder_there_are_no_new_tokens(processor):
 
 @pytest.mark.parametrize("kind", ["gemma", "gemma3_text"])
 def test_a_table_that_scales_its_rows_is_refused(processor, kind):
-    """A row of it gives sqrt(width) times itself: added to the row, a change would grow by as much on saving."""
+    """Its rows are scaled by sqrt(width) when read: saving a change into a row would scale the change too."""
     with pytest.raises(ValueError, match=r"^train_new_tokens is not possible with Gemma.* train_new_tokens=False$"):
         build(kind, processor, freeze_towers=True, train_new_tokens=True)
     assert build(kind, processor, freeze_towers=True).model.new_tokens is None

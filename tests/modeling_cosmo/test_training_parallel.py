@@ -10,7 +10,7 @@ from tests.modeling_cosmo.trainer_step import run_processes, tiny_processor
 
 
 def modules_of(model, rule):
-    """Names of the modules that a rule with `*` for a number means."""
+    """Names of the modules that match a rule with `*` for a number."""
     pattern = rule.split(".")
     fits = lambda name: (
         len(name) == len(pattern)
@@ -21,7 +21,7 @@ def modules_of(model, rule):
 
 @pytest.mark.parametrize("kind", LANGUAGE_MODELS)
 def test_every_rule_names_a_module(kind):
-    """The backbone's rules by the names that its layers have inside the wrappers, and none of them lost."""
+    """The backbone's rules have the names of its layers inside the wrappers, and none is lost."""
     model = build(kind, tiny_processor())
     for plan in (model.tp_plan, model.fsdp_plan):
         assert all(modules_of(model, rule) for rule in plan)
@@ -54,7 +54,7 @@ def test_norms_over_all_heads_keep_attention_whole():
 def save_tiny(folder, kind):
     torch.manual_seed(5)
     text = tiny_language_model(kind)
-    if kind == "llama":  # as many heads of keys as of queries: one could not be split
+    if kind == "llama":  # as many key heads as query heads: a single one could not be split
         text = type(text)(type(text.config)(**text.config.to_dict() | {"num_key_value_heads": 2}))
     processor = tiny_processor()
     open_gates(build(kind, processor, text=text, train_new_tokens=True)).save_pretrained(folder / kind)
@@ -64,7 +64,7 @@ def save_tiny(folder, kind):
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", ["llama", pytest.param("gpt_neox", marks=pytest.mark.slow), "opt"])
 def test_two_processes_equal_one(kind, tmp_path):
-    """Tensor parallelism on the same batch, FSDP on halves of it: logits, gradients and one step of either."""
+    """Tensor parallelism on the same batch, FSDP on halves of it: logits, gradients and one step of each."""
     folder = save_tiny(tmp_path, kind)
     styles = ("weights", "tensors")
     run_processes("tests.modeling_cosmo.parallel_forward", tmp_path, kind, *styles)
@@ -75,7 +75,7 @@ def test_two_processes_equal_one(kind, tmp_path):
         blocks = {name for name in found["split"] if ".cross_attention." in name and "proj" in name}
         assert len(blocks) == 2 * 6, "two blocks with six matrices"
         rows = len(found["logits"])
-        # float32; sums over heads and inner widths in two halves
+        # float32; sums over heads and inner widths are split in two
         torch.testing.assert_close(found["logits"], expected["logits"][:rows], rtol=1e-4, atol=1e-5)
         assert found["gradients"].keys() == expected["gradients"].keys()
         for part in ("gradients", "weights"):
@@ -87,7 +87,7 @@ def test_two_processes_equal_one(kind, tmp_path):
 
 
 def check_saved(folder, begun_from, weights):
-    """What either wrote is a plain folder with CosMo's own code, whose table holds the trained rows."""
+    """Both write a plain folder with CosMo's own code, whose table holds the trained rows."""
     assert (folder / "modeling_cosmo.py").is_file()
     assert not list(folder.glob("*fsdp*"))
     model = CosmoForConditionalGeneration.from_pretrained(folder, train_new_tokens=False)

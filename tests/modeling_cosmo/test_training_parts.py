@@ -1,4 +1,4 @@
-"""What trains and what stays as it is: by method, by config, with adapters."""
+"""What trains and what does not: by method, by config, with adapters."""
 
 import pytest
 import torch
@@ -53,7 +53,7 @@ def test_the_parts_are_counted_once():
 
 @pytest.mark.parametrize("new_tokens", [False, True])
 def test_states_below_the_first_trained_layer_are_not_kept(new_tokens):
-    """Without trained embeddings nothing is kept below the first block; with them the gradient passes all layers."""
+    """Without trained embeddings, nothing is kept below the first block; with them, all layers get a gradient."""
     processor = tiny_processor()
     model = open_gates(build("opt", processor, freeze_towers=True, train_new_tokens=new_tokens))
     inputs = processor(text=[samples()[0]["text"]], images=[samples()[0]["images"]])
@@ -62,7 +62,7 @@ def test_states_below_the_first_trained_layer_are_not_kept(new_tokens):
 
 
 def test_a_frozen_model_repeats_itself_in_training_mode():
-    """No dropout in frozen parts; OPT's would be 0.1."""
+    """Frozen parts have no dropout; OPT's would be 0.1."""
     processor = tiny_processor()
     inputs = processor(text=[samples()[0]["text"]], images=[samples()[0]["images"]])
     frozen = open_gates(build("opt", processor, freeze_towers=True)).train()

@@ -1,4 +1,4 @@
-"""Decoding against videos whose every frame says which one it is, and against reading whole files frame by frame."""
+"""Decoding of videos whose every frame shows its number, also against reading whole files frame by frame."""
 
 import builtins
 import contextlib
@@ -25,7 +25,7 @@ def video(tmp_path_factory):
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """Counts opened files and decoded frames."""
+    """Count opened files and decoded frames."""
     counts = {"files": 0, "frames": 0}
     real = av.open
 
@@ -57,7 +57,7 @@ def decoded(monkeypatch):
 
 
 def slow_decode(path, num_frames, start_s, end_s):
-    """Read from the start, and keep for each time the last frame that began; also tells how many frames were read."""
+    """Read from the start and keep, for each time, the last frame that began; also return how many were read."""
     times = [start_s + (end_s - start_s) * (2 * part + 1) / (2 * num_frames) for part in range(num_frames)]
     latest = [None] * num_frames
     with av.open(str(path)) as container:
@@ -93,7 +93,7 @@ def test_times_are_middles_of_equal_parts():
 
 
 def test_only_the_frames_needed_are_decoded(tmp_path, decoded):
-    """240 s with a key frame every 10 s: a few frames of it cost a few groups of pictures, not the file."""
+    """240 s with a key frame every 10 s: reading a few frames decodes a few groups of pictures, not the whole file."""
     group, delay = 50, 4  # frames of a group; frames that a decoder holds back to put B-frames in order
     path = write_video(tmp_path / "long.mp4", 1200, RATE_HZ, g=str(group), bf="3", sc_threshold="0")
     decoded["files"] = 0
@@ -145,11 +145,11 @@ def test_a_variable_frame_rate(tmp_path):
 
 
 def test_a_phones_rotation_is_undone(video):
-    """The quarter turn stands in the file's matrix, which is patched here."""
+    """The quarter turn is in the file's matrix, which is patched here."""
     data = video.read_bytes()
     identity = b"".join(v.to_bytes(4, "big") for v in (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30))
     quarter = (0, 65536, 0, -65536, 0, 0, HEIGHT * 65536, 0, 1 << 30)
-    place = data.rindex(identity)  # of the track; the film's own comes first
+    place = data.rindex(identity)  # the track's matrix; that of the movie comes first
     turned = data[:place] + b"".join(v.to_bytes(4, "big", signed=True) for v in quarter) + data[place + 36 :]
     frames = decode_video(turned, 3, 1.0, 2.2)
     assert frames.shape == (3, 3, WIDTH, HEIGHT)
@@ -159,7 +159,7 @@ def test_a_phones_rotation_is_undone(video):
 
 
 def test_a_stream_that_does_not_say_how_long_it_is(tmp_path):
-    """As browsers record: the length comes from reading the packets."""
+    """Such as recordings from browsers: the length comes from reading the packets."""
     path = write_video(tmp_path / "live.webm", NUM_FRAMES, RATE_HZ, codec="libvpx-vp9", container={"live": "1"})
     with av.open(str(path)) as container:
         assert container.duration is None
@@ -168,7 +168,7 @@ def test_a_stream_that_does_not_say_how_long_it_is(tmp_path):
 
 
 def test_sound_that_goes_on_after_the_pictures(tmp_path):
-    """The last picture stays, as a player shows it."""
+    """The last picture stays, as in a player."""
     path = tmp_path / "sound.mkv"
     with av.open(str(path), "w") as container:
         pictures = container.add_stream("libx264", rate=RATE_HZ, options={"crf": "1"})
@@ -182,13 +182,13 @@ def test_sound_that_goes_on_after_the_pictures(tmp_path):
         samples.rate = 8000  # 3 s
         container.mux([*sound.encode(samples), *sound.encode()])
     assert shown(decode_video(path, 2)) == [1, 3]
-    data = path.read_bytes().replace(b"DURATION", b"NOTATION")  # without it only the length with sound is known
+    data = path.read_bytes().replace(b"DURATION", b"NOTATION")  # without it, only the length with sound is known
     assert shown(decode_video(data, 3)) == [2, 4, 4]
 
 
 @pytest.mark.parametrize("clock", ["9e999:00:00.000000", "nan:00:00.00000000", "00:00:00.000000000", "x"])
 def test_a_length_that_is_no_length(tmp_path, clock):
-    """What the file's maker wrote there; the other lengths that it says count then."""
+    """If the file states a nonsense length, its other lengths count."""
     data = write_video(tmp_path / "clip.mkv", 10, RATE_HZ).read_bytes()
     assert data.count(b"00:00:02.000000000") == 1
     data = data.replace(b"00:00:02.000000000", clock.encode().ljust(18, b"\0"))
@@ -212,7 +212,7 @@ def test_names_of_all_kinds(video, tmp_path, monkeypatch, name):
 
 
 def test_a_playlist_opens_no_other_file(video, tmp_path):
-    """FFmpeg would follow it, wherever it leads."""
+    """FFmpeg would open whatever files it names."""
     text = f"#EXTM3U\n#EXTINF:4.6,\n{video}\n#EXT-X-ENDLIST\n"
     (tmp_path / "list.m3u8").write_text(text)
     for source in (tmp_path / "list.m3u8", text.encode()):
@@ -221,7 +221,7 @@ def test_a_playlist_opens_no_other_file(video, tmp_path):
 
 
 def test_frames_that_an_avi_leaves_out(tmp_path):
-    """Its clock has gaps there."""
+    """The file's clock has gaps there."""
     path = write_video(tmp_path / "gaps.avi", 20, 10, codec="mpeg4", q="1", times=[200 * i for i in range(20)])
     assert shown(decode_video(path, 4, 1.0, 3.0)) == [6, 8, 11, 13]  # at 1.25, 1.75, 2.25, 2.75 s
 
@@ -239,14 +239,14 @@ def test_damage_of_any_kind_gives_frames_or_a_value_error(tmp_path, name):
 
 
 def test_times_at_the_end_of_the_clock(tmp_path):
-    """A damaged fragment may begin there: what is looked for behind it has no number in FFmpeg's 64 bits."""
+    """A damaged fragment may begin there; a time after it does not fit into FFmpeg's 64 bits."""
     path = write_video(
         tmp_path / "a.mp4", NUM_FRAMES, RATE_HZ, g="7", container={"movflags": "frag_keyframe+empty_moov"}
     )
     data = bytearray(path.read_bytes())
     place = 0
     while (place := data.find(b"tfdt", place + 1)) > 0:
-        data[place + 8] = 0x7F  # the first of 8 bytes of a fragment's begin
+        data[place + 8] = 0x7F  # the first of 8 bytes of a fragment's start
     with contextlib.suppress(ValueError):
         assert decode_video(bytes(data), 3).shape[:2] == (3, 3)
 
@@ -277,7 +277,7 @@ def test_given_frames_need_no_decoder_and_files_say_what_does(video, processor, 
 
 
 def test_real_videos(samples_dir, decoded):
-    """Every file of the samples: the very frames that reading it from its start gives, and fewer of them decoded."""
+    """For every file of the samples: the same frames as reading from its start gives, with fewer decoded."""
     paths = sorted(path for path in (samples_dir / "videos").rglob("*.m*") if path.suffix in (".mp4", ".mkv"))
     num_read = num_slow = 0
     for path in paths:

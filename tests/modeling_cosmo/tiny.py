@@ -1,4 +1,4 @@
-"""Tiny random towers of the classes that real ones have, with a tokenizer that knows a few words."""
+"""Tiny random towers of the same classes as real ones, with a tokenizer that knows a few words."""
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -84,7 +84,7 @@ def tiny_tokenizer():
 
 
 def build(kind, processor=None, **options):
-    """A model of tiny towers; `vision` among the options replaces the tiny vision tower."""
+    """Build a model from tiny towers; the option `vision` replaces the tiny vision tower."""
     small = {"resampler_depth": 2, "num_visual_tokens": 5, "shared_dim": 7, "cross_attention_heads": 2}
     towers = {"vision": tiny_vision(), "text": tiny_language_model(kind)}
     processor = processor or CosmoProcessor.from_towers(towers["vision"], tiny_tokenizer())

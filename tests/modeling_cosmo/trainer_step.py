@@ -1,7 +1,7 @@
 """One optimizer step of transformers' `Trainer` on a tiny CosMo, in this process or as one of several.
 
-Run as a program, it is one process of several: `python -m tests.modeling_cosmo.trainer_step FOLDER CASE...` does the
-named cases with the environment of torchrun and leaves `CASE-RANK.pt` with the gradients before the step.
+As a program it is one of several processes: `python -m tests.modeling_cosmo.trainer_step FOLDER CASE...` runs the
+named cases with torchrun's environment and writes `CASE-RANK.pt` with the gradients before the step.
 """
 
 import os
@@ -38,7 +38,7 @@ def tiny_processor():
 
 
 def samples(words_alone=0):
-    """Four samples, the last so many of them without a picture."""
+    """Four samples, the last `words_alone` of them without a picture."""
     generator = torch.Generator().manual_seed(3)
     noise = torch.randint(0, 256, (len(TEXTS), 13, 17, 3), generator=generator, dtype=torch.uint8).numpy()
     shown = [{"text": text, "images": [Image.fromarray(picture)]} for text, picture in zip(TEXTS, noise, strict=True)]
@@ -54,7 +54,7 @@ def tiny_model(processor, **options):
 
 
 class KeepGradients(TrainerCallback):
-    """Copies every gradient as the optimizer sees it."""
+    """Copies of every gradient as the optimizer sees it."""
 
     def __init__(self):
         self.gradients = {}
@@ -100,7 +100,7 @@ def gradients_of_a_step(folder, rows, parts, contrastive, words_alone=0, seen=No
 
 def run_processes(module, *words, count=2, timeout_s=240):
     """Start `count` copies of a module that meet on gloo, and wait for them."""
-    # As torchrun does: the port is taken from now on, and nobody else's when the processes come to it.
+    # Like torchrun: the port is reserved from now on, so nobody else has it when the processes connect.
     store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     where |= {"TORCHELASTIC_RESTART_COUNT": "0", "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}

@@ -1,4 +1,4 @@
-"""Writes videos whose every frame says by its brightness which one it is."""
+"""Write videos in which the brightness of every frame gives its number."""
 
 from fractions import Fraction
 
@@ -7,15 +7,15 @@ import numpy as np
 
 
 STEP = 10
-"""Brightness of frame i is `STEP` x i, so up to 25 frames can be told."""
+"""Brightness of frame i is `STEP` x i, so up to 25 frames can be told apart."""
 HEIGHT, WIDTH = 16, 32
 
 
 def write_video(path, num_frames, rate, *, noisy=False, codec="libx264", container=None, times=None, **options):
-    """A video file; returns its path.
+    """Write a video file and return its path.
 
     Args:
-        path: decides on the container.
+        path: determines the container.
         num_frames: how many, each of its own brightness (modulo 25 of them).
         rate: frames per second.
         noisy: random pixels instead, so that the file is large.
@@ -45,5 +45,5 @@ def write_video(path, num_frames, rate, *, noisy=False, codec="libx264", contain
 
 
 def shown(frames):
-    """Which frames these are; compression changes brightness by a few steps of 255."""
+    """Numbers of these frames; compression changes brightness by a few steps of 255."""
     return [round(float(frame.mean()) / STEP) for frame in frames]
