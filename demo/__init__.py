@@ -1,1 +1,1 @@
-"""The demo: a Gradio page over a saved model. Runs from its own folder, too, as a Space of the Hub does."""
+"""The demo: a Gradio page for a saved model. It also runs from its own folder, as in a Space of the Hub."""

@@ -1,8 +1,8 @@
-"""The demo's page: caption a clip, caption it after examples, find clips by text.
+"""Page of the demo: caption a clip, caption it after examples, find clips by text.
 
     python app.py --model DIR [--clips DIR] [--port N]
 
-Without arguments the environment variables COSMO_MODEL and COSMO_CLIPS are read, which is how a Space is set up.
+Without arguments, the environment variables COSMO_MODEL and COSMO_CLIPS are used; a Space is set up that way.
 """
 
 import argparse
@@ -32,10 +32,10 @@ else:
 
 
 MAX_QUEUE = 16
-"""People waiting; the next one is told that the page is busy."""
+"""People who may wait; the next one gets a message that the page is busy."""
 NUM_RESULTS = 12
 SESSION_S = 3600
-"""Uploads and examples are forgotten after this time, in seconds."""
+"""Time after which uploads and examples are deleted, in seconds."""
 
 SYSTEM_FONTS = ["ui-sans-serif", "system-ui", "sans-serif"]
 THEME = gr.themes.Soft(
@@ -44,17 +44,17 @@ THEME = gr.themes.Soft(
 
 
 def build_page(captioner: Captioner, index: ShownClips | None, limits: Limits) -> gr.Blocks:
-    """The page over a loaded model.
+    """Build the page for a loaded model.
 
     Args:
-        captioner: The model.
-        index: Clips that can be searched; None where no folder of clips was given.
-        limits: What a visitor may send.
+        captioner: the model.
+        index: clips that can be searched; `None` if no folder of clips was given.
+        limits: limits on what a visitor may send.
     """
     with gr.Blocks(title="CosMo", analytics_enabled=False, delete_cache=(SESSION_S, SESSION_S)) as page:
         gr.Markdown(
             "# CosMo\nDrop a clip or a picture and read what the model sees; teach it a style with examples; "
-            "find clips by a sentence.",
+            "find clips with a sentence.",
             elem_id="title",
         )
         with gr.Tab("Caption", id="caption"):
@@ -77,7 +77,7 @@ def _caption_tab(captioner: Captioner, index: ShownClips | None, limits: Limits)
             yield gr.skip(), text
 
     def run_sample(turn: int) -> Iterator[tuple[int, Any, str]]:
-        assert index is not None  # else there is no button
+        assert index is not None  # otherwise there is no button
         medium = index.samples[turn % len(index.samples)]
         yield turn + 1, strip_html(frame_strip(medium), medium.name), ""
         for text in _captions(captioner, medium):
@@ -145,7 +145,7 @@ def _search_tab(index: ShownClips | None, limits: Limits) -> None:
 
     def run(text: str) -> str:
         if not text.strip():
-            raise gr.Error("Describe the clip that you look for.", print_exception=False)
+            raise gr.Error("Describe the clip that you are looking for.", print_exception=False)
         try:
             found = index.search(_checked_text(text, limits), NUM_RESULTS)
         except ValueError as error:
@@ -183,7 +183,7 @@ def _answer(elem_id: str) -> gr.Textbox:
 
 
 def _on(event: Callable[..., Any], function: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> None:
-    """Binds an event; whatever uses the model takes its turn, and nothing is offered as an outside API."""
+    """Bind an event; handlers that use the model take turns, and none is exposed as a public API."""
     event(
         function,
         inputs,
@@ -210,7 +210,7 @@ def _captions(captioner: Captioner, medium: Medium, shown: Sequence[Demonstratio
 
 
 def _checked_text(text: str, limits: Limits) -> str:
-    """The text on one line, refused where it is over the limit (the page's own check can be passed by)."""
+    """Put the text on one line and refuse it if it is over the limit (the page's own check can be bypassed)."""
     line = " ".join(text.split())
     if len(line) > limits.max_text_chars:
         raise gr.Error(f"At most {limits.max_text_chars} characters, please.", print_exception=False)
@@ -226,37 +226,37 @@ def _examples(shown: list[Demonstration]) -> str:
     cards = [
         Card(strip=frame_strip(one.medium, 120, 3), text=one.text, aside=str(n)) for n, one in enumerate(shown, 1)
     ]
-    return cards_html(cards, "No examples yet: the caption is made without any.")
+    return cards_html(cards, "No examples yet: the caption is written without any.")
 
 
 def check_port_is_free(port: int) -> None:
-    """Refuses a port that something listens on already.
+    """Refuse a port that is already in use.
 
     Raises:
-        OSError: The port is taken, or may not be used.
+        OSError: if the port is taken, or may not be used.
     """
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: no wait after a restart
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # like the server: no wait after a restart
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise OSError(f"port {port} cannot be used ({error.strerror}); name another with --port") from None
+            raise OSError(f"port {port} cannot be used ({error.strerror}); choose another with --port") from None
 
 
 def serve(model: str, *, port: int | None = None, clips: Path | None = None) -> None:
-    """Serves the page until interrupted, and prints its address once it answers.
+    """Serve the page until interrupted, and print its address once it answers.
 
     Args:
-        model: A saved model folder or a repository of the Hub; its code is run.
-        port: Where to serve; None: the first free one from 7860 on.
-        clips: A folder of videos and pictures for the search.
+        model: a saved model folder or a repository of the Hub; its code is executed.
+        port: port to serve on; `None`: the first free one from 7860 on.
+        clips: folder of videos and pictures to search.
 
     Raises:
-        OSError: The port is taken, or the model cannot be found.
-        ValueError: The model or the folder of clips cannot be used.
+        OSError: if the port is taken, or the model cannot be found.
+        ValueError: if the model or the folder of clips cannot be used.
     """
     if port is not None:
-        check_port_is_free(port)  # before the model is loaded
+        check_port_is_free(port)  # before the slow loading of the model
     captioner = Captioner.load(model)
     limits = Limits()
     page = build_page(captioner, ShownClips(captioner, clips) if clips else None, limits)
@@ -278,7 +278,7 @@ def serve(model: str, *, port: int | None = None, clips: Path | None = None) -> 
 
 
 def main() -> None:
-    """Reads arguments or environment, and serves."""
+    """Read the arguments or the environment, and serve the page."""
     parser = argparse.ArgumentParser(description="CosMo's demo")
     parser.add_argument("--model", default=os.environ.get("COSMO_MODEL"), help="model folder or repository")
     parser.add_argument(
@@ -287,7 +287,7 @@ def main() -> None:
     parser.add_argument("--port", type=int)
     arguments = parser.parse_args()
     if not arguments.model:
-        parser.error("name a model: --model DIR, or the environment variable COSMO_MODEL")
+        parser.error("give a model: --model DIR, or the environment variable COSMO_MODEL")
     try:
         serve(arguments.model, port=arguments.port, clips=arguments.clips)
     except (OSError, ValueError) as error:

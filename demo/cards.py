@@ -1,4 +1,4 @@
-"""Frames and words as HTML: strips and a grid of cards, with every picture inside the page and every text escaped."""
+"""Frames and text as HTML: strips and a grid of cards, with all pictures inlined and all text escaped."""
 
 import base64
 import html
@@ -39,20 +39,20 @@ class Card:
     strip: Image.Image
     """Its frames, side by side."""
     text: str
-    """What stands below."""
+    """Text below the frames."""
     aside: str = ""
-    """A short note at the right."""
+    """Short note on the right."""
 
 
 def strip_html(strip: Image.Image, note: str) -> str:
-    """A strip over the full width with a line below it."""
+    """Strip over the full width with a line of text below it."""
     return (
         f'<img class="strip" alt="frames of the clip" src="{_inline(strip)}"><p class="note">{html.escape(note)}</p>'
     )
 
 
 def cards_html(cards: Sequence[Card], empty: str = "") -> str:
-    """A grid of cards; `empty` is the line that stands where there are none."""
+    """Grid of cards, or the line `empty` if there are none."""
     if not cards:
         return f'<p class="note">{html.escape(empty)}</p>' if empty else ""
     figures = [

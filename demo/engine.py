@@ -1,7 +1,7 @@
-"""What the page does with the model: captions, captions after demonstrations, embeddings for the search.
+"""The page's use of the model: captions, captions after demonstrations, and embeddings for the search.
 
-Only the public face of a saved model is used, so that any CosMo folder or repository works, with or without the
-project installed.
+Only the public interface of a saved model is used, so any CosMo folder or repository works, whether the project is
+installed or not.
 """
 
 import re
@@ -27,7 +27,7 @@ MAX_NEW_TOKENS = 48
 
 @dataclass(frozen=True, kw_only=True)
 class Demonstration:
-    """A medium together with the text that it should have."""
+    """A medium with the text that it should get."""
 
     medium: Medium
     """The clip or picture."""
@@ -39,8 +39,8 @@ class Captioner:
     """A model and its processor, ready to caption and to embed.
 
     Args:
-        model: A `CosmoForConditionalGeneration`, from whichever copy of its code.
-        processor: Its processor.
+        model: a `CosmoForConditionalGeneration`, from any copy of its code.
+        processor: the model's processor.
     """
 
     def __init__(self, model: Any, processor: Any) -> None:
@@ -52,11 +52,11 @@ class Captioner:
 
     @classmethod
     def load(cls, path_or_id: str) -> "Captioner":
-        """Loads a saved folder or a repository of the Hub, running the code that lies in it.
+        """Load a saved folder or a repository of the Hub, and execute the code in it.
 
         Raises:
-            OSError: There is no such folder or repository, or a file of it is missing.
-            ValueError: It is no CosMo model.
+            OSError: if there is no such folder or repository, or one of its files is missing.
+            ValueError: if it is not a CosMo model.
         """
         check_model_name(path_or_id)
         processor = AutoProcessor.from_pretrained(path_or_id, trust_remote_code=True)
@@ -64,21 +64,21 @@ class Captioner:
         return cls(model.to("cuda" if torch.cuda.is_available() else "cpu"), processor)
 
     def caption(self, medium: Medium, demonstrations: Sequence[Demonstration] = ()) -> str:
-        """The whole caption of a medium, greedily decoded."""
+        """Return the whole caption of a medium, decoded greedily."""
         text = ""
-        for text in self.stream_caption(medium, demonstrations):  # noqa: B007  the last one is the whole
+        for text in self.stream_caption(medium, demonstrations):  # noqa: B007  the last item is the whole caption
             pass
         return text
 
     def stream_caption(self, medium: Medium, demonstrations: Sequence[Demonstration] = ()) -> Iterator[str]:
-        """The caption as it grows: each item is all of it so far. Decoding stops when nobody listens any more.
+        """Yield the caption as it grows; each item is the caption so far. Decoding stops when the caller does.
 
         Args:
-            medium: What is to be captioned.
-            demonstrations: Examples in front of it, in this order.
+            medium: the medium to caption.
+            demonstrations: examples to put before it, in this order.
 
         Raises:
-            ValueError: The examples leave no room for a caption.
+            ValueError: if the examples leave no room for a caption.
         """
         text = self.processor.interleave([shown.text for shown in demonstrations], prompt="")
         media = [shown.medium for shown in demonstrations] + [medium]
@@ -102,18 +102,18 @@ class Captioner:
 
     @torch.inference_mode()
     def embed_media(self, media: Sequence[Medium]) -> torch.Tensor:
-        """Embeddings of media in the shared space, unit length: (N, E), on the CPU."""
+        """Embed media in the shared space; returns unit vectors, shape `(N, E)`, on the CPU."""
         inputs = self.processor(videos=[[list(medium.frames)] for medium in media], return_tensors="pt")
         return _unit(self.model.get_video_features(**inputs.to(self.model.device)).pooler_output)
 
     @torch.inference_mode()
     def embed_text(self, text: str) -> torch.Tensor:
-        """Embedding of a sentence in the shared space, unit length: (E,), on the CPU.
+        """Embed a sentence in the shared space; returns a unit vector, shape `(E,)`, on the CPU.
 
-        The sentence stands as in training: as the text of a medium. The text tower itself never sees media.
+        As in training, the sentence is the text of a medium. The text tower itself never sees media.
 
         Raises:
-            ValueError: It is longer than the model can read.
+            ValueError: if it is longer than the model can read.
         """
         inputs = self.processor.tokenizer(self.processor.interleave([text]), return_tensors="pt").to(self.model.device)
         self._check_length("the text", inputs["input_ids"].shape[1])
@@ -126,22 +126,22 @@ class Captioner:
 
 
 def _unit(embeddings: torch.Tensor) -> torch.Tensor:
-    """In float32 on the CPU; what bfloat16 calls unit length is off by up to half a percent."""
+    """Normalise in float32 on the CPU; unit length in bfloat16 is off by up to half a percent."""
     return functional.normalize(embeddings.float(), dim=-1).cpu()
 
 
 def check_model_name(path_or_id: str) -> None:
-    """Refuses what is neither a folder here nor in the form of a repository's name, before the Hub is asked for it.
+    """Refuse anything that is neither a local folder nor formed like a repository name, before asking the Hub.
 
     Raises:
-        FileNotFoundError: There is no such folder.
+        FileNotFoundError: if there is no such folder.
     """
     if not Path(path_or_id).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", path_or_id):
         raise FileNotFoundError(f"no model at {path_or_id}: expected a saved folder, or a repository as owner/name")
 
 
 class _Generation(Thread):
-    """`generate` in a thread of its own, feeding a streamer; keeps its error for the listener."""
+    """`generate` in its own thread, feeding a streamer; keeps its error for the caller."""
 
     def __init__(self, model: Any, streamer: TextIteratorStreamer, inputs: Any) -> None:
         super().__init__(daemon=True)
@@ -166,7 +166,7 @@ class _Generation(Thread):
 
 
 class _StopWhen(StoppingCriteria):
-    """Stops generation once an event is set."""
+    """Criterion that stops generation once an event is set."""
 
     def __init__(self, event: Event) -> None:
         self.event = event

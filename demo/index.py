@@ -1,4 +1,4 @@
-"""Search over the pictures and clips of a folder: each embedded once, then compared with a sentence.
+"""Search the pictures and clips of a folder: each is embedded once, then compared with a sentence.
 
 Shape letters: N pictures and clips, E shared dimension of texts and media.
 """
@@ -24,12 +24,12 @@ else:
 
 EMBED_BATCH = 16
 PART_S = 4.0
-"""Videos are searched in parts of at most this length, in seconds, where nothing beside them says where clips end."""
+"""Longest part in which a video is searched, in seconds, unless a file next to the video says where clips end."""
 SAVE_EVERY_S = 60.0
-"""A long update saves what it has at this interval, in seconds."""
+"""Interval at which a long update saves its progress, in seconds."""
 
 Stamp = tuple[int, ...]
-"""Sizes in bytes and times of the last change, in ns, of a file and of the JSON file beside it."""
+"""Sizes in bytes and times of the last change, in ns, of a file and of the JSON file next to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +37,11 @@ class IndexedFile:
     """One file of the folder, as it was when it was embedded."""
 
     stamp: Stamp
-    """By which a change is noticed."""
+    """Reveals a change of the file."""
     spans: tuple[Span | None, ...]
-    """Its parts in seconds; one `None` where it is embedded as a whole."""
+    """Its parts in seconds; a single `None` if it is embedded as a whole."""
     embeddings: np.ndarray
-    """One row a part, float32, unit length, shape `(parts, E)`."""
+    """One row per part, float32, unit length, shape `(parts, E)`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,18 +51,18 @@ class Found:
     path: str
     """Relative to the folder, with `/`."""
     span: Span | None
-    """The part of the file, in seconds; None: all of it."""
+    """The part of the file, in seconds; `None`: all of it."""
     cosine: float
     """Cosine similarity to the query, from -1 to 1."""
 
 
 class FolderIndex:
-    """The pictures and clips of a folder and its subfolders; hidden ones are left out.
+    """Index of the pictures and clips in a folder and its subfolders, without hidden ones.
 
     Args:
-        captioner: Makes the embeddings.
-        folder: Where the files lie.
-        files: What is embedded already, by path; `update` takes over what has not changed.
+        captioner: computes the embeddings.
+        folder: folder of the files.
+        files: files that are already embedded, by path; `update` keeps those that have not changed.
     """
 
     def __init__(self, captioner: Captioner, folder: Path, files: dict[str, IndexedFile] | None = None) -> None:
@@ -78,21 +78,21 @@ class FolderIndex:
         save: Callable[[], None] | None = None,
         progress: bool = False,
     ) -> list[str]:
-        """Embeds new and changed files and forgets those that are gone.
+        """Embed new and changed files, and forget files that are gone.
 
         Args:
-            max_files: Look at the first so many files only.
-            watch: Is shown every picture and clip that gets embedded, with its file's path.
-            save: Is called now and then, and at the end, also one by Ctrl-C, if anything has changed.
-            progress: Show a bar on stderr.
+            max_files: look at only this many files, the first ones.
+            watch: called with the file path and the medium for every picture and clip that gets embedded.
+            save: called now and then, and at the end (also after Ctrl-C), if anything has changed.
+            progress: show a progress bar on stderr.
 
         Returns:
             One line for each file that cannot be read; those are not in the index.
         """
         complaints: list[str] = []
         found = list_media(self.folder)[:max_files]
-        if self.files and not found:  # as with a drive that is not mounted: nothing to forget hours of work for
-            return [f"{self.folder} holds no pictures or videos: searching what was indexed of it"]
+        if self.files and not found:  # perhaps an unmounted drive: do not forget hours of work
+            return [f"{self.folder} holds no pictures or videos: searching the files indexed earlier"]
         stamps = self._stamps(found, complaints)
         kept = {name: file for name, file in self.files.items() if stamps.get(name) == file.stamp}
         has_changed = len(kept) < len(self.files)
@@ -116,7 +116,7 @@ class FolderIndex:
 
     @property
     def clips(self) -> list[tuple[str, Span | None]]:
-        """What can be found: path and part of each row, in a fixed order."""
+        """Path and part of each row, in a fixed order: everything that can be found."""
         return [(name, span) for name, file in self.files.items() for span in file.spans]
 
     @property
@@ -126,7 +126,7 @@ class FolderIndex:
         return np.concatenate(rows) if rows else np.empty((0, 0), dtype=np.float32)
 
     def search(self, text: str, num_results: int) -> list[Found]:
-        """The nearest pictures and clips, nearest first; of equally near ones the first by path and time."""
+        """Find the nearest pictures and clips, nearest first; ties are in order of path and time."""
         if not self.files:
             return []
         cosines = self.embeddings @ self.captioner.embed_text(text).numpy()  # (N,)
@@ -139,14 +139,14 @@ class FolderIndex:
         for name in names:
             try:
                 stamps[name] = _stamp(self.folder / name)
-            except OSError as error:  # a link that leads nowhere, or gone since it was listed
+            except OSError as error:  # a broken link, or deleted since it was listed
                 complaints.append(_complaint(name, error))
         return stamps
 
     def _embed(
         self, names: Iterable[str], complaints: list[str], watch: Callable[[str, Medium], None] | None
     ) -> Iterator[tuple[str, tuple[Span | None, ...], np.ndarray]]:
-        """Path, parts and rows of every readable file, each once all its parts are embedded."""
+        """Yield path, parts and rows of every readable file, once all of its parts are embedded."""
         unread: set[str] = set()
         open_files: dict[str, list[tuple[Span | None, np.ndarray]]] = {}
         for batch in _batches(self._read(names, complaints, unread), EMBED_BATCH):
@@ -155,7 +155,9 @@ class FolderIndex:
                 open_files.setdefault(name, []).append((medium.span, row))
                 if watch:
                     watch(name, medium)
-            for name in [name for name in open_files if name != batch[-1][0]]:  # the last may go on in the next batch
+            for name in [
+                name for name in open_files if name != batch[-1][0]
+            ]:  # the last may continue in the next batch
                 yield from _finish(name, open_files.pop(name), unread)
         for name, parts in open_files.items():
             yield from _finish(name, parts, unread)
@@ -175,13 +177,16 @@ class FolderIndex:
 
 
 def list_media(folder: Path) -> list[str]:
-    """Pictures and videos in a folder and its subfolders, without hidden ones: paths relative to it, with `/`, sorted.
+    """List pictures and videos in a folder and its subfolders, without hidden ones.
+
+    Returns:
+        Paths relative to the folder, with `/`, sorted.
 
     Raises:
-        FileNotFoundError: There is no such folder.
+        FileNotFoundError: if there is no such folder.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder")
+        raise FileNotFoundError(f"{folder} is not a folder")
     found = (
         path.relative_to(folder)
         for path in folder.rglob("*")
@@ -198,7 +203,7 @@ def _stamp(path: Path) -> Stamp:
 
 
 def _complaint(name: str, error: OSError | ValueError) -> str:
-    """One line that begins with the file's path in the folder."""
+    """One line that starts with the file's path in the folder."""
     text = error.strerror or str(error) if isinstance(error, OSError) else str(error)
     file_name = name.rsplit("/", 1)[-1]
     return name + text.removeprefix(file_name) if text.startswith(file_name) else f"{name}: {text}"
@@ -207,7 +212,7 @@ def _complaint(name: str, error: OSError | ValueError) -> str:
 def _finish(
     name: str, parts: list[tuple[Span | None, np.ndarray]], unread: set[str]
 ) -> Iterator[tuple[str, tuple[Span | None, ...], np.ndarray]]:
-    if name not in unread:  # a file that is damaged further on is left out whole
+    if name not in unread:  # a file with damage further on is left out completely
         yield name, tuple(span for span, _ in parts), np.stack([row for _, row in parts])
 
 

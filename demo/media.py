@@ -1,4 +1,4 @@
-"""Reading what a person drops on the page: a clip or picture becomes a few frames, or one clear line says why not."""
+"""Read what a visitor drops on the page: turn a clip or picture into a few frames, or say in one line why not."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -12,19 +12,19 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".gif")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-"""What Pillow may take a file for, whatever its name says: others start programs of their own (Ghostscript)."""
+"""Formats that Pillow may open, whatever the file's name; others start external programs (Ghostscript)."""
 Span = tuple[float, float]
-"""Begin and end within a video, in seconds."""
+"""Start and end within a video, in seconds."""
 KEPT_SIDE_PX = 448
-"""Frames are kept no larger than this on their longer side: every tower sees fewer pixels."""
+"""Longer side to which frames are shrunk; every tower sees fewer pixels than that."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a stranger may send."""
+    """Limits on what a stranger may send."""
 
     max_file_bytes: int = 50 * 2**20
-    """Length of an upload."""
+    """Size of an upload."""
     max_duration_s: float = 300.0
     """Length of a clip, in seconds."""
     max_side_px: int = 4096
@@ -32,32 +32,32 @@ class Limits:
     max_text_chars: int = 300
     """Length of a demonstration's text or of a query."""
     max_demonstrations: int = 8
-    """Demonstrations in front of one caption."""
+    """Demonstrations before one caption."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Medium:
-    """A clip or a picture, as the model gets it."""
+    """A clip or picture as the model gets it."""
 
     name: str
-    """File name, with the stretch of it where it is a part."""
+    """File name, followed by the time span if this is a part of the file."""
     frames: tuple[Image.Image, ...]
-    """RGB frames in the order of time; one for a picture."""
+    """RGB frames in order of time; one for a picture."""
     span: Span | None = None
-    """Which part of its file this is; None: all of it."""
+    """Which part of its file this is; `None`: all of it."""
 
 
 def read_medium(path: Path, num_frames: int, limits: Limits | None) -> Medium:
-    """Reads a clip or a picture.
+    """Read a clip or a picture.
 
     Args:
-        path: The file.
-        num_frames: Frames of a clip: what is seen in the middle of each of that many equal parts.
-        limits: What is refused; None for files of one's own.
+        path: the file.
+        num_frames: number of frames of a clip, each from the middle of one of that many equal parts.
+        limits: limits for a visitor's file; `None` for the user's own files.
 
     Raises:
-        ValueError: The file is neither, is damaged, or is over a limit; the message is fit for the page.
-        OSError: The file cannot be opened.
+        ValueError: if the file is neither, is damaged, or is over a limit; the message can be shown on the page.
+        OSError: if the file cannot be opened.
     """
     num_bytes = path.stat().st_size
     if limits and num_bytes > limits.max_file_bytes:
@@ -72,18 +72,18 @@ def read_medium(path: Path, num_frames: int, limits: Limits | None) -> Medium:
 
 
 def read_parts(path: Path, num_frames: int, part_s: float) -> Iterator[Medium]:
-    """Reads a video of one's own as its clips: those that a JSON file beside it names, else parts of equal length.
+    """Read one of the user's own videos in parts: the clips listed in a JSON file next to it, or equal lengths.
 
-    Parts come as they are decoded, in the order of their begin, so that no more than overlapping ones are in memory.
+    Parts are yielded as they are decoded, in order of their start, so only overlapping ones are in memory at once.
 
     Args:
-        path: A video file; `NAME.json` beside it may hold a list `clips` or `steps` of `{"start_s", "end_s"}`, as the
-            toy world and the corpus write them.
-        num_frames: Frames of each clip.
-        part_s: Longest part, in seconds, where no JSON file says more.
+        path: a video file; `NAME.json` next to it may hold a list `clips` or `steps` of `{"start_s", "end_s"}`, as
+            the toy world and the corpus write them.
+        num_frames: number of frames of each clip.
+        part_s: longest part, in seconds, if no JSON file lists the clips.
 
     Raises:
-        ValueError: The file is no video or is damaged, or the JSON file is.
+        ValueError: if the file is not a video or is damaged, or the JSON file is damaged.
     """
     spans = _spans_beside(path)
 
@@ -110,10 +110,10 @@ def _spans_beside(path: Path) -> list[Span]:
 def _read_spans(
     path: Path, num_frames: int, limits: Limits | None, split: Callable[[float], list[Span]]
 ) -> Iterator[Medium]:
-    """The middle frames of `num_frames` equal parts of each span; `split` is told the video's length in seconds."""
+    """Read the middle frames of `num_frames` equal parts of each span; `split` gets the video's length in seconds."""
     av = _import_av()
     try:
-        with av.open(f"file:{path}") as container:  # a colon in a name is no protocol
+        with av.open(f"file:{path}") as container:  # so that a colon in a name is not read as a protocol
             if not container.streams.video:
                 raise ValueError(f"{path.name} has sound but no picture")
             spans = sorted(split(_duration_s(container, path, limits)))
@@ -131,7 +131,7 @@ def _read_spans(
 def _frames_of_spans(
     container: Any, spans: Sequence[Span], num_frames: int
 ) -> Iterator[tuple[Span, list[Image.Image]]]:
-    """Each span with its frames, in order; the video is decoded once, forward."""
+    """Yield each span with its frames, in order; the video is decoded once, forward."""
     wanted = sorted(
         (start_s + (index + 0.5) * (end_s - start_s) / num_frames, part)
         for part, (start_s, end_s) in enumerate(spans)
@@ -140,7 +140,7 @@ def _frames_of_spans(
     collected: list[list[Image.Image]] = [[] for _ in spans]
     next_part = 0
     shown = _frames_at(container, [time_s for time_s, _ in wanted])
-    for (_, part), frame in zip(wanted, shown, strict=False):  # no frames at all: nothing is shown
+    for (_, part), frame in zip(wanted, shown, strict=False):  # `shown` is empty if the video has no frames
         collected[part].append(frame)
         while next_part < len(spans) and len(collected[next_part]) == num_frames:
             yield spans[next_part], collected[next_part]
@@ -149,7 +149,7 @@ def _frames_of_spans(
 
 
 def frame_strip(medium: Medium, height_px: int = 160, max_frames: int = 6) -> Image.Image:
-    """The frames side by side, as the model saw them; evenly chosen where there are more than `max_frames`."""
+    """Put the frames side by side, as the model saw them; if there are over `max_frames`, choose evenly."""
     step = max(1.0, len(medium.frames) / max_frames)
     chosen = [medium.frames[int(index * step)] for index in range(min(max_frames, len(medium.frames)))]
     small = [_fit(frame, height_px) for frame in chosen]
@@ -163,16 +163,16 @@ def frame_strip(medium: Medium, height_px: int = 160, max_frames: int = 6) -> Im
 
 
 def _fit(frame: Image.Image, height_px: int) -> Image.Image:
-    """The frame as high as that; one over four times as wide as high becomes lower, not wider than a JPEG may be."""
+    """Resize to this height, or lower if over four times as wide as high, so that a JPEG can hold the width."""
     scale = min(height_px / frame.height, 4 * height_px / frame.width)
     return frame.resize((max(1, round(frame.width * scale)), max(1, round(frame.height * scale))))
 
 
 def _read_picture(path: Path, limits: Limits | None) -> Image.Image | None:
-    """The picture in a file, upright; None where it is none, or is animated."""
+    """Read the picture in a file, upright; `None` if it is not a picture, or is animated."""
     try:
         with Image.open(path, formats=PICTURE_FORMATS) as picture:
-            if picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1:  # phones put a second picture into one
+            if picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1:  # phones put two pictures into an MPO
                 return None
             _check_size(path.name, picture.size, limits)
             return _shrink(ImageOps.exif_transpose(picture).convert("RGB"))
@@ -183,7 +183,7 @@ def _read_picture(path: Path, limits: Limits | None) -> Image.Image | None:
 
 
 def _duration_s(container: Any, path: Path, limits: Limits | None) -> float:
-    """Length of the pictures in seconds, from the header where it says so, else by counting."""
+    """Length of the pictures in seconds, from the header if it is stated there, else from the packets."""
     stream = container.streams.video[0]
     _check_size(path.name, (stream.width, stream.height), limits)
     if stream.duration is not None:
@@ -204,7 +204,7 @@ def _duration_s(container: Any, path: Path, limits: Limits | None) -> float:
 
 
 def _frames_at(container: Any, times_s: Sequence[float]) -> Iterator[Image.Image]:
-    """What a viewer sees at each of ascending times, counted from the first frame; past the end the last frame."""
+    """Yield what a viewer sees at ascending times, counted from the first frame; past the end, the last frame."""
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
     position = 0

@@ -1,7 +1,7 @@
-"""A folder's index on disk: `index.jsonl` (what it is of, then one line a file) and one `.npy` with the embeddings.
+"""A folder's index on disk: `index.jsonl` (a header, then one line per file) and one `.npy` with the embeddings.
 
-Both are written aside and renamed; the rename of `index.jsonl`, which names the other by its content, makes them valid
-together. Several processes may use one index: they write one after the other, and the last one's stays.
+Both are written under temporary names and then renamed. `index.jsonl` names the other file by its content, so its
+rename makes both valid at once. Several processes may use one index: they take turns writing, and the last one wins.
 """
 
 import fcntl
@@ -30,18 +30,18 @@ INDEX_FILE = "index.jsonl"
 ARRAY_PATTERN = f"embeddings-{'[0-9a-f]' * 16}.npy"
 LOCK_FILE = ".lock"
 INSIDE_MEDIA = ".cosmo-index"
-"""Where the index lies when the folder of pictures and videos itself is given as the index."""
+"""Subfolder for the index if the folder of pictures and videos itself is given as the index."""
 PROBE_TEXT = "a probe"
 MIN_PROBE_COSINE = 0.9995
-"""Two computations of one model's embedding agree better (bfloat16 loses less than 0.0001), two models do not."""
+"""Two runs of one model agree better than this (bfloat16 loses less than 0.0001), two models do not."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where an index lies and what it is of."""
+    """Where an index is and what it indexes."""
 
     directory: Path
-    """Holds the index, or will."""
+    """Folder of the index; it may not exist yet."""
     folder: Path
     """The pictures and videos."""
     model: str
@@ -49,40 +49,40 @@ class Place:
 
 
 def find_place(directory: Path, folder: Path | None = None, model: str | None = None) -> Place:
-    """Completes what a user says about an index by what a saved one remembers.
+    """Fill in what the user left out with what a saved index remembers.
 
     Args:
-        directory: A saved index, or where to put one; or, without `folder`, the pictures and videos themselves.
-        folder: The pictures and videos.
-        model: The model; it may have moved since the index was made.
+        directory: a saved index, or where to put one; or, without `folder`, the pictures and videos themselves.
+        folder: the pictures and videos.
+        model: the model; it may have moved since the index was made.
 
     Raises:
-        FileNotFoundError: A folder is not there.
-        ValueError: Something is missing that no saved index remembers, or the index is one of another folder.
+        FileNotFoundError: if a folder does not exist.
+        ValueError: if something is missing that no saved index remembers, or the index belongs to another folder.
     """
     is_media_folder = folder is None or folder.resolve() == directory.resolve()
     if is_media_folder and directory.is_dir() and not (directory / INDEX_FILE).is_file():
         if not (directory / INSIDE_MEDIA).is_dir() and not list_media(directory):
-            raise ValueError(f"{directory} holds neither an index nor pictures or videos: name their folder, too")
+            raise ValueError(f"{directory} holds neither an index nor pictures or videos: name their folder too")
         folder, directory = directory, directory / INSIDE_MEDIA
     known = _read_header(directory) if (directory / INDEX_FILE).is_file() else {}
     if folder is not None and not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder")
+        raise FileNotFoundError(f"{folder} is not a folder")
     if folder is None and not known:
-        raise FileNotFoundError(f"there is no index at {directory}: name the folder of pictures or videos to make it")
+        raise FileNotFoundError(f"there is no index at {directory}: name the folder of pictures or videos to index")
     if folder is not None and known and folder.resolve() != Path(known["folder"]) and Path(known["folder"]).is_dir():
         raise ValueError(f"{directory} is the index of {known['folder']}, not of {folder}: name another index")
     model = model or known.get("model")
     if model is None:
-        raise ValueError(f"there is no index at {directory} yet: name the model that shall make it (--model)")
+        raise ValueError(f"there is no index at {directory} yet: name the model to make it with (--model)")
     return Place(directory=directory, folder=(folder or Path(known["folder"])).resolve(), model=model)
 
 
 def load_index(captioner: Captioner, place: Place) -> FolderIndex:
-    """The saved index of a place, or an empty one where none is saved.
+    """Load the saved index of a place, or return an empty one if there is none.
 
     Raises:
-        ValueError: The index is damaged, or another model made it.
+        ValueError: if the index is damaged, or another model made it.
     """
     if not (place.directory / INDEX_FILE).is_file():
         return FolderIndex(captioner, place.folder)
@@ -91,7 +91,7 @@ def load_index(captioner: Captioner, place: Place) -> FolderIndex:
     if not _is_same_model(header["probe"], _probe(captioner)):
         raise ValueError(
             f"{place.directory} was made by another model than {place.model} (by {header['model']}): "
-            "name that one, or another index"
+            "name that model, or another index"
         )
     try:
         return FolderIndex(captioner, place.folder, _read_files(place.directory, header, data.splitlines()[1:]))
@@ -102,10 +102,10 @@ def load_index(captioner: Captioner, place: Place) -> FolderIndex:
 
 
 def save_index(index: FolderIndex, place: Place) -> None:
-    """Writes an index, replacing the one that is there.
+    """Write an index, replacing any earlier one.
 
     Raises:
-        OSError: The place cannot be written.
+        OSError: if the place cannot be written to.
     """
     embeddings = index.embeddings
     array_file = _array_name(embeddings)
@@ -149,7 +149,7 @@ def _absolute(model: str) -> str:
 
 
 def _probe(captioner: Captioner) -> list[list[float]]:
-    """What the model makes of one fixed clip and one fixed text: as good as its name, wherever it lies."""
+    """The model's embeddings of one fixed clip and one fixed text, which identify it wherever it is stored."""
     frames = [Image.new("RGB", (64, 64), (40 * (turn % 6), 255 - 30 * (turn % 8), 90)) for turn in range(3)]
     medium = Medium(name="probe", frames=tuple(frames[: captioner.num_frames]))
     rows = [captioner.embed_media([medium])[0], captioner.embed_text(PROBE_TEXT)]
@@ -205,4 +205,4 @@ def _read_files(directory: Path, header: dict[str, Any], lines: list[bytes]) -> 
 
 
 def _damaged(directory: Path, error: Exception) -> ValueError:
-    return ValueError(f"{directory} is a damaged index ({error}): delete its {INDEX_FILE}, and it is made again")
+    return ValueError(f"{directory} is a damaged index ({error}): delete its {INDEX_FILE} to build it again")

@@ -1,4 +1,4 @@
-"""The clips of a folder as the page shows them: an index with a small picture of everything in it."""
+"""Clips of a folder as the page shows them: an index with a small picture for everything in it."""
 
 import sys
 from pathlib import Path
@@ -18,31 +18,33 @@ else:
 
 
 MAX_FILES = 500
-"""More than these cannot be searched: the page keeps its pictures in memory."""
+"""Files that can be searched; the page keeps their pictures in memory."""
 MAX_SAMPLES = 48
-"""Clips that are kept whole, to be tried out."""
+"""Clips that are kept whole, for visitors to try."""
 
 
 class ShownClips:
-    """Reads and embeds a folder and its subfolders, telling of files that cannot be read.
+    """Embedded clips of a folder and its subfolders; files that cannot be read are reported on stderr.
 
     Args:
-        captioner: Makes the embeddings.
-        folder: Videos and pictures.
+        captioner: computes the embeddings.
+        folder: folder of videos and pictures.
 
     Raises:
-        ValueError: The folder is missing or holds nothing readable.
+        ValueError: if the folder is missing or holds nothing readable.
     """
 
     def __init__(self, captioner: Captioner, folder: Path) -> None:
         if not folder.is_dir():
-            raise ValueError(f"--clips {folder} is no folder")
+            raise ValueError(f"--clips {folder} is not a folder")
         self.samples: list[Medium] = []
         self._shown: dict[tuple[str, Span | None], tuple[Image.Image, str]] = {}
         self._index = FolderIndex(captioner, folder)
         num_files = len(list_media(folder))
         if num_files > MAX_FILES:
-            print(f"{folder} holds {num_files} videos and pictures; the first {MAX_FILES} can be searched", flush=True)
+            print(
+                f"{folder} holds {num_files} videos and pictures; only the first {MAX_FILES} are indexed", flush=True
+            )
         print(f"reading {min(num_files, MAX_FILES)} files of {folder} for the search", flush=True)
         for complaint in self._index.update(max_files=MAX_FILES, watch=self._keep):
             print(f"left out: {complaint}", file=sys.stderr, flush=True)
@@ -53,7 +55,7 @@ class ShownClips:
         return len(self._index.clips)
 
     def search(self, text: str, num_results: int) -> list[tuple[Image.Image, str, float]]:
-        """The nearest clips, nearest first: frames in a strip, the clip's name, its cosine similarity."""
+        """Find the nearest clips, nearest first: frames in a strip, the clip's name, its cosine similarity."""
         found = self._index.search(text, num_results)
         return [(*self._shown[one.path, one.span], one.cosine) for one in found]
 

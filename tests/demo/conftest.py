@@ -11,7 +11,7 @@ WIDTH_PX, HEIGHT_PX, FRAME_RATE_HZ = 48, 32, 10
 
 
 def brightness_of(index: int) -> int:
-    """Frame `index` of every test clip is one grey; steps of 7 survive the codec's rounding."""
+    """Frame `index` of every test clip is a single grey; steps of 7 survive the codec's rounding."""
     return 20 + 7 * index
 
 

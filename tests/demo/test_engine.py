@@ -87,7 +87,7 @@ def test_decoding_stops_when_nobody_listens(captioner, monkeypatch):
     list(captioner.stream_caption(picture("red")))
     assert num_steps == MAX_NEW_TOKENS
 
-    num_steps, seconds_per_step = 0, 0.5  # so that a busy machine is not late to hang up
+    num_steps, seconds_per_step = 0, 0.5  # slow enough for a busy machine to hang up in time
     stream = captioner.stream_caption(picture("red"))
     next(stream)
     stream.close()  # returns once the thread has ended

@@ -1,4 +1,4 @@
-"""The index of a folder: what is found, what is embedded again, what is on disk, and the command over it."""
+"""The index of a folder: what is found, what is embedded again, what is on disk, and the command that uses it."""
 
 import copy
 import itertools
@@ -102,7 +102,7 @@ def test_ties_keep_the_order_of_paths(captioner, photos, monkeypatch):
 
 
 def test_videos_are_found_by_their_parts(captioner, photos, clip, monkeypatch):
-    """Three parts of a video and a picture over batches of two."""
+    """Three parts of a video and a picture, in batches of two."""
     monkeypatch.setattr("demo.index.EMBED_BATCH", 2)
     monkeypatch.setattr("demo.index.PART_S", 1.3)
     shutil.copy(clip, photos / "grey.mp4")
@@ -227,7 +227,7 @@ def test_a_crash_while_saving_leaves_the_old_index(captioner, photos, tmp_path, 
 
 
 def test_a_full_disk_leaves_the_old_index(captioner, photos, tmp_path):
-    """A limit on the size of files, which writing meets as it meets a full disk: in the middle."""
+    """A limit on file sizes stops writing in the middle, as a full disk does."""
     place = Place(directory=tmp_path / "index", folder=photos, model="m")
     index = FolderIndex(captioner, photos)
     index.update()
@@ -248,7 +248,7 @@ def test_a_full_disk_leaves_the_old_index(captioner, photos, tmp_path):
 
 
 class Constant:
-    """A captioner without a model, which a forked process can use."""
+    """Captioner without a model, usable in a forked process."""
 
     num_frames = 3
 
@@ -260,14 +260,14 @@ class Constant:
 
 
 def rows_by_name(captioner, folder, number: int) -> FolderIndex:
-    """An index whose rows say which file and which version they are of."""
+    """Index whose rows tell their file and version."""
     rows = {f"{file}.png": np.full((1, 13), 100 * number + file, np.float32) for file in range(3 + number % 2)}
     files = {name: IndexedFile(stamp=(number, 0), spans=(None,), embeddings=of) for name, of in rows.items()}
     return FolderIndex(captioner, folder, files)
 
 
 def test_processes_may_save_and_load_one_index_at_once(photos, tmp_path):
-    """Two processes replace the index over and over while this one reads it: what it gets is always one of theirs."""
+    """Two processes keep replacing the index while this one reads it, and it always gets one of theirs."""
     place, captioner = Place(directory=tmp_path / "index", folder=photos, model="m"), Constant()
     save_index(rows_by_name(captioner, photos, 0), place)
     mine = place.directory / "embeddings-mine.npy"
@@ -302,14 +302,14 @@ def test_processes_may_save_and_load_one_index_at_once(photos, tmp_path):
 
 
 def test_a_folder_that_has_become_empty_is_not_forgotten(captioner, photos):
-    """As when the drive is not mounted; once one picture is there, the others are gone for good."""
+    """Such as an unmounted drive; once one picture is there, the others are forgotten."""
     index = FolderIndex(captioner, photos)
     index.update()
     away = photos.rename(photos.parent / "away")
     photos.mkdir()
     saves = []
     [line] = index.update(save=lambda: saves.append(1))
-    assert line.endswith("photos holds no pictures or videos: searching what was indexed of it")
+    assert line.endswith("photos holds no pictures or videos: searching the files indexed earlier")
     assert len(index.clips) == 7
     assert not saves
     (away / "red.png").rename(photos / "red.png")
@@ -391,7 +391,7 @@ def test_a_place_is_completed_by_what_the_index_remembers(captioner, photos, tmp
         find_place(directory)
     with pytest.raises(ValueError, match="name the model"):
         find_place(directory, photos)
-    with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
         find_place(directory, tmp_path / "nowhere", "m")
     place = find_place(directory, photos, "owner/name")
     index = FolderIndex(captioner, photos)
@@ -420,7 +420,7 @@ def test_the_media_folder_itself_may_be_given_as_the_index(photos, tmp_path):
 
 
 def retrieve(monkeypatch, *arguments: object) -> int:
-    """The command in this process; its exit code."""
+    """Run the command in this process and return its exit code."""
     monkeypatch.setattr(sys, "argv", ["cosmo", "retrieve", *map(str, arguments)])
     with pytest.raises(SystemExit) as stopped:
         cosmo_cli.main()
@@ -503,7 +503,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(tiny_model_folder, photos, tm
     [
         (["--index", "index", "--query", "a"], "no index at index"),
         (["photos", "--index", "index", "--query", "a"], "name the model"),
-        (["nowhere", "--index", "index", "--model", "m", "--query", "a"], "nowhere is no folder"),
+        (["nowhere", "--index", "index", "--model", "m", "--query", "a"], "nowhere is not a folder"),
         (["photos", "--index", "index", "--model", "nosuch", "--query", "a"], "no model at nosuch"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a visitor drops: frames at the promised times, or one clear line."""
+"""What a visitor drops gives frames at the promised times, or one clear line."""
 
 import json
 import shutil
@@ -70,7 +70,7 @@ def test_a_part_comes_as_soon_as_it_is_decoded(clip, monkeypatch):
 def test_a_picture_is_one_upright_frame(tmp_path):
     picture = Image.new("RGBA", (31, 17), (255, 0, 0, 255))
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by 90 degrees, as phones write it
+    exif[0x0112] = 6  # turned by 90 degrees, as phones store it
     picture.save(tmp_path / "turned.png", exif=exif)
     medium = read_medium(tmp_path / "turned.png", 7, Limits())
     assert [frame.size for frame in medium.frames] == [(17, 31)]
@@ -78,7 +78,7 @@ def test_a_picture_is_one_upright_frame(tmp_path):
 
 
 def test_a_picture_with_another_one_inside_is_that_picture(tmp_path):
-    """As phones and cameras write it: the first is the picture, and has the orientation."""
+    """Phones and cameras write such files: the first picture is the one to show, and has the orientation."""
     exif = Image.Exif()
     exif[0x0112] = 6
     first, second = Image.new("RGB", (31, 17), "red"), Image.new("RGB", (31, 17), "blue")
@@ -106,7 +106,9 @@ def test_what_is_no_picture_or_clip_is_named(tmp_path, clip):
     with pytest.raises(ValueError, match=r"torn\.png is a damaged picture"):
         read_medium(tmp_path / "torn.png", 3, Limits())
     (tmp_path / "page.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
-    with pytest.raises(ValueError, match=r"page\.png cannot be read as a video or picture"):  # no program is started
+    with pytest.raises(
+        ValueError, match=r"page\.png cannot be read as a video or picture"
+    ):  # no external program is started
         read_medium(tmp_path / "page.png", 3, Limits())
 
 

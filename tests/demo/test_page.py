@@ -1,4 +1,4 @@
-"""The page in a real browser, served from a copy of demo/ where the project cannot be imported."""
+"""The page in a real browser, served from a copy of demo/ that cannot import the project."""
 
 import os
 import re
@@ -24,7 +24,7 @@ CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-# Read by every Python that starts with this folder on its path: the project is as good as not installed.
+# Every Python that starts with this folder on its path runs this file, which hides the project.
 BLOCKER = """
 import sys
 
@@ -40,7 +40,7 @@ sys.meta_path.insert(0, NotInstalled())
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """A copy of demo/ and an environment in which nothing of the project can be imported."""
+    """Copy of demo/, and an environment in which nothing from the project can be imported."""
     folder = tmp_path_factory.mktemp("space")
     shutil.copytree(ROOT / "demo", folder / "app", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "blocker").mkdir()
@@ -57,7 +57,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str
 
 @pytest.fixture(scope="module")
 def page_url(alone, tiny_model_folder, clip, tmp_path_factory) -> Iterator[str]:
-    """The address of the demo, started by its own file from another folder."""
+    """Address of the demo, started from another folder by its own file."""
     folder, environment = alone
     clips = tmp_path_factory.mktemp("searched")
     shutil.copy(clip, clips / "first.mp4")
@@ -115,7 +115,7 @@ def test_a_taken_port_is_said_before_the_model_is_loaded():
 
 @pytest.fixture
 def browser_page(page_url) -> Iterator[tuple]:
-    """A page in headless Chromium, with what it complained about and what it asked of the outside."""
+    """Page in headless Chromium, with its errors and its requests to other hosts."""
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         pytest.skip("no chromium on this machine (Debian: apt-get install chromium)")
