@@ -1,7 +1,7 @@
 """The console command `cosmo`: a thin layer over functions that can be imported.
 
-The only file that may import every package of the project. Each subcommand imports what it needs inside itself, so
-that `cosmo --help` answers at once and a command needs no more than its own extra installed.
+Only this file may import every package of the project. Each subcommand imports what it needs in its own body, so that
+`cosmo --help` answers at once and a command needs only its own extra installed.
 """
 
 import os
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="cosmo",
-    help="CosMo: narrated videos to an interleaved corpus, to a model that captions and retrieves clips.",
+    help="CosMo: from narrated videos to an interleaved corpus, to a model that captions and retrieves clips.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-toy = typer.Typer(help="The toy world: narrated videos with known truth, and the small towers that see them.")
+toy = typer.Typer(help="The toy world: narrated videos with known ground truth, and small towers trained on them.")
 app.add_typer(toy, name="toy", no_args_is_help=True)
 
 INTERRUPTED = 130
-"""Exit code that typer makes of Ctrl-C."""
+"""Exit code that typer uses for Ctrl-C."""
 PACKAGES = ("dataset_builder", "demo", "modeling_cosmo", "training")
-"""Ours: a RuntimeError of a type of theirs says that a run had to stop, and is no bug."""
-EXTRA_OF = {  # a module whose absence means that an extra of pyproject.toml is not installed
+"""Our packages: a RuntimeError type defined in one of them means that a run had to stop, not a bug."""
+EXTRA_OF = {  # modules, with the extra of pyproject.toml that is not installed if the module is missing
     "accelerate": "train",
     "av": "data",
     "datasets": "data",
@@ -46,7 +46,7 @@ EXTRA_OF = {  # a module whose absence means that an extra of pyproject.toml is 
 
 
 class RepositoryKind(StrEnum):
-    """What `cosmo publish` can upload."""
+    """Kinds of repository that `cosmo publish` can upload."""
 
     model = "model"
     dataset = "dataset"
@@ -54,7 +54,7 @@ class RepositoryKind(StrEnum):
 
 
 class BuildEngine(StrEnum):
-    """Who runs the stages of `cosmo build`."""
+    """Engines that can run the stages of `cosmo build`."""
 
     local = "local"
     slurm = "slurm"
@@ -63,7 +63,7 @@ class BuildEngine(StrEnum):
 
 
 class CheckpointFormat(StrEnum):
-    """Code bases whose checkpoints convert."""
+    """Code bases whose checkpoints can be converted."""
 
     cosmo = "cosmo"
     openflamingo = "openflamingo"
@@ -86,7 +86,7 @@ class PatchTokens(StrEnum):
 
 
 def _shipped(package: str) -> str:
-    """Names of the recipes that a package brings, for `--help`, which imports none of them."""
+    """Names of the recipes in a package, for `--help`, which imports no package."""
     return ", ".join(sorted(path.stem for path in (Path(__file__).parent / package / "recipes").glob("*.yaml")))
 
 
@@ -94,17 +94,19 @@ def _shipped(package: str) -> str:
 def quickstart(
     output: Annotated[
         Path | None,
-        typer.Option(help="The run's folder; default runs/quickstart, with --quick runs/quickstart-smoke."),
+        typer.Option(help="Folder of the run. Default: runs/quickstart, or runs/quickstart-smoke with --quick."),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A smoke run of a few minutes: every stage, small.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Smoke run of a few minutes: every stage, but small.")
+    ] = False,
     train_towers: Annotated[
-        bool, typer.Option("--train-towers", help="Train the toy towers first, from nothing (hours on 2 cores).")
+        bool, typer.Option("--train-towers", help="Train the toy towers first, from scratch (hours on 2 cores).")
     ] = False,
     frame_order: Annotated[
         bool, typer.Option("--frame-order", help="Also train the second model, without frame positions, and compare.")
     ] = False,
 ) -> None:
-    """From nothing to a trained model: toy videos, corpus, training, scores and a report. Goes on where it stopped."""
+    """Go from nothing to a trained model: toy videos, corpus, training, scores, report. Resumes where it stopped."""
     from training.quickstart import run_quickstart
 
     name = "quickstart-smoke" if quick else "quickstart"
@@ -113,14 +115,14 @@ def quickstart(
 
 @toy.command("videos")
 def toy_videos(
-    output: Annotated[Path, typer.Option(help="Where the train, validation and test folders go.")],
-    num_videos: Annotated[int, typer.Option(min=1, help="Videos over all splits.")],
-    seed: Annotated[int, typer.Option(help="Same seed, same videos.")] = 0,
+    output: Annotated[Path, typer.Option(help="Parent folder for the train, validation and test folders.")],
+    num_videos: Annotated[int, typer.Option(min=1, help="Number of videos in all splits together.")],
+    seed: Annotated[int, typer.Option(help="The same seed gives the same videos.")] = 0,
     size_px: Annotated[int, typer.Option(help="Side of the square picture: 64 or 96.")] = 64,
     faults: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of videos with a planted fault.")] = 0.0,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default one a core.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Number of processes. Default: one per core.")] = None,
 ) -> None:
-    """Render narrated how-to videos of the toy world: mp4, WebVTT speech and the truth as JSON."""
+    """Render narrated how-to videos of the toy world: mp4, speech as WebVTT, and the ground truth as JSON."""
     from dataset_builder.toy.videos import write_toy_videos
 
     counts = write_toy_videos(output, num_videos, seed, size_px=size_px, faults=faults, workers=workers)
@@ -129,10 +131,10 @@ def toy_videos(
 
 @toy.command("towers")
 def toy_towers(
-    output: Annotated[Path, typer.Option(help="Where the folders clip and opt go.")],
-    seed: Annotated[int, typer.Option(help="Same seed, same towers on the same machine.")] = 0,
+    output: Annotated[Path, typer.Option(help="Parent folder for the folders clip and opt.")],
+    seed: Annotated[int, typer.Option(help="On one machine, the same seed gives the same towers.")] = 0,
 ) -> None:
-    """Train the toy world's vision and language towers from nothing (hours on 2 cores). Goes on where it stopped."""
+    """Train the toy world's vision and language towers from scratch (hours on 2 cores). Resumes where it stopped."""
     from dataset_builder.toy.train_towers import TowerSettings, train_towers
 
     for name, scores in train_towers(output, TowerSettings(seed=seed)).items():
@@ -141,25 +143,25 @@ def toy_towers(
 
 @app.command()
 def build(
-    input_dir: Annotated[Path, typer.Argument(metavar="INPUT", help="A folder of videos, subtitles beside them.")],
-    output: Annotated[Path, typer.Option(help="The corpus folder.")],
+    input_dir: Annotated[Path, typer.Argument(metavar="INPUT", help="Folder of videos, with subtitles next to them.")],
+    output: Annotated[Path, typer.Option(help="Folder for the corpus.")],
     recipe: Annotated[
         str, typer.Option(help=f"A shipped recipe ({_shipped('dataset_builder')}) or a YAML file.")
     ] = "laptop",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes, default one a core; on a cluster: ranks at a time.")
+        int | None, typer.Option(min=1, help="Processes (default: one per core), or ranks at a time on a cluster.")
     ] = None,
     engine: Annotated[
-        BuildEngine, typer.Option(help="Who does the work; the corpus is the same to the byte.")
+        BuildEngine, typer.Option(help="Engine that does the work; the corpus is the same byte for byte.")
     ] = BuildEngine.local,
     cluster: Annotated[
-        Path | None, typer.Option(help="slurm, ray: a YAML file with what a rank asks for (docs/scaling.md).")
+        Path | None, typer.Option(help="For slurm and ray: YAML file of the resources of a rank (docs/scaling.md).")
     ] = None,
     allow_quarantine: Annotated[
-        bool, typer.Option("--allow-quarantine", help="Exit with 0 although damaged files were left out.")
+        bool, typer.Option("--allow-quarantine", help="Exit with 0 even if damaged files were left out.")
     ] = False,
 ) -> None:
-    """Turn a folder of videos into a corpus that streams. Goes on where it stopped; exits with 3 on damaged files."""
+    """Turn a folder of videos into a corpus that streams. Resumes where it stopped; exits with 3 on damaged files."""
     from dataset_builder.build import build_corpus
     from dataset_builder.engines import make_engine
     from dataset_builder.engines.cluster import load_cluster
@@ -178,16 +180,19 @@ def build(
 def inspect(
     corpus: Annotated[str, typer.Argument(help="A corpus folder, a dataset repository of the Hub, or an address.")],
     html: Annotated[
-        Path | None, typer.Option(help="The page to write; default CORPUS-inspect.html beside the folder.")
+        Path | None, typer.Option(help="Page to write. Default: CORPUS-inspect.html next to the folder.")
     ] = None,
     records: Annotated[int, typer.Option(min=0, max=200, help="Videos to show on the page; 0: no page.")] = 12,
-    seed: Annotated[int, typer.Option(help="Of the draw of these videos.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for drawing these videos.")] = 0,
     tokenizer: Annotated[
         str | None,
-        typer.Option(help="Folder or id: counts tokens per document; toy: the shipped one. Default: words."),
+        typer.Option(
+            help="Folder or id of a tokenizer, or toy for the shipped one, to count tokens per document. "
+            "Default: count words."
+        ),
     ] = None,
 ) -> None:
-    """Print what a corpus holds, check that it is whole, and write a page to look at. Exits with 1 on a problem."""
+    """Print what a corpus holds, check that it is complete, and write a page to browse. Exits with 1 on a problem."""
     from dataset_builder.corpus.inspect_corpus import describe, inspect_corpus
 
     inspection = inspect_corpus(corpus, tokenizer=tokenizer, progress=True)
@@ -205,9 +210,9 @@ def inspect(
 def train(
     config: Annotated[str, typer.Option(help=f"A shipped recipe ({_shipped('training')}) or a YAML file.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys to change.")] = None,
-    output: Annotated[Path | None, typer.Option(help="The run's folder; default runs/NAME.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/NAME.")] = None,
 ) -> None:
-    """Train CosMo on a corpus. The same command on the same folder goes on where it stopped."""
+    """Train CosMo on a corpus. The same command on the same folder resumes where it stopped."""
     from training.train import run
 
     run(config, overrides, output)
@@ -216,7 +221,7 @@ def train(
 @app.command()
 def finetune(
     corpus: Annotated[str, typer.Option(help="A corpus folder, as `cosmo build` writes it.")],
-    output: Annotated[Path, typer.Option(help="Receives checkpoints, the adapter and the model.")],
+    output: Annotated[Path, typer.Option(help="Folder for checkpoints, the adapter and the model.")],
     options: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Fields of TrainingArguments, such as max_steps=500."),
@@ -225,13 +230,13 @@ def finetune(
     vision: Annotated[str, typer.Option(help="Without --model: folder or id of a vision tower, or toy.")] = "",
     text: Annotated[str, typer.Option(help="Without --model: folder or id of a language model, or toy.")] = "",
     adapter: Annotated[Adapter, typer.Option(help="Where LoRA goes.")] = Adapter.language_model,
-    rank: Annotated[int, typer.Option(help="Of LoRA's matrices.")] = 8,
+    rank: Annotated[int, typer.Option(help="Rank of LoRA's matrices.")] = 8,
     adapter_only: Annotated[
-        bool, typer.Option("--adapter-only", help="Leave the parts between the towers as they are, too.")
+        bool, typer.Option("--adapter-only", help="Do not train the parts between the towers either.")
     ] = False,
     num_frames: Annotated[int, typer.Option(min=1, help="Frames of each clip that the model sees.")] = 6,
 ) -> None:
-    """Fine-tune on a corpus with transformers' Trainer and LoRA. The same command goes on where it stopped."""
+    """Fine-tune on a corpus with transformers' Trainer and LoRA. The same command resumes where it stopped."""
     from training.finetune import Adapter as Place
     from training.finetune import FinetuneSettings, read_options
     from training.finetune import finetune as run
@@ -248,7 +253,7 @@ def caption(
     model: Annotated[str, typer.Argument(help="A saved model folder, or a repository of the Hub.")],
     files: Annotated[list[Path], typer.Argument(help="Clips and pictures.")],
 ) -> None:
-    """Caption clips and pictures: one line each, the file and the caption with a tab between."""
+    """Caption clips and pictures. Prints one line each: the file and the caption, separated by a tab."""
     from demo.media import read_medium
 
     captioner = _load_captioner(model)
@@ -268,21 +273,21 @@ def caption(
 @app.command()
 def retrieve(
     index: Annotated[
-        Path, typer.Option(help="The saved index; made where there is none. Or the folder of pictures and videos.")
+        Path, typer.Option(help="Saved index, made if there is none; or the folder of pictures and videos.")
     ],
-    query: Annotated[str, typer.Option(help="What to look for, worded like the captions of the model's training.")],
+    query: Annotated[str, typer.Option(help="What to look for, worded like the captions in the model's training.")],
     folder: Annotated[
-        Path | None, typer.Argument(help="Pictures and videos, with subfolders; an index remembers its own.")
+        Path | None, typer.Argument(help="Folder of pictures and videos, with subfolders; an index remembers its own.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="A saved model folder, or a repository; an index remembers its own.")
+        str | None, typer.Option(help="A saved model folder, or a repository of the Hub; an index remembers its own.")
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many results.")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="Number of results.")] = 10,
 ) -> None:
-    """Find pictures and clips by a sentence: one line each, cosine, file and part in seconds with tabs between.
+    """Find pictures and clips by a sentence. Prints cosine, file and part in seconds, separated by tabs.
 
-    New and changed files are embedded first, and kept in the index. The first time:
-    cosmo retrieve PHOTOS --model MODEL --index INDEX --query TEXT; then --index and --query are enough.
+    New and changed files are embedded first, and saved in the index. The first time, run
+    cosmo retrieve PHOTOS --model MODEL --index INDEX --query TEXT; after that, --index and --query are enough.
     """
     from demo.saved_index import find_place, load_index, save_index
 
@@ -291,7 +296,7 @@ def retrieve(
     if place.folder.is_dir():
         unread = media.update(save=lambda: save_index(media, place), progress=True)
     else:
-        unread = [f"{place.folder} is not there: searching what was indexed of it"]
+        unread = [f"{place.folder} does not exist: searching the files indexed earlier"]
     for line in unread:
         _complain(line)
     if not media.clips:
@@ -309,22 +314,23 @@ def convert(
     output: Annotated[Path, typer.Option(help="The model folder to write.")],
     architecture: Annotated[Path | None, typer.Option(help="JSON with the sizes of both towers.")] = None,
     preset: Annotated[
-        str | None, typer.Option(help="Instead of an architecture: cosmo-2.1b, 3.4b, 8.1b, openflamingo-3b, 4b, 9b.")
+        str | None,
+        typer.Option(help="Used instead of an architecture: cosmo-2.1b, 3.4b, 8.1b, openflamingo-3b, 4b, 9b."),
     ] = None,
     text: Annotated[str | None, typer.Option(help="Path or id of the language model.")] = None,
     vision: Annotated[
-        str | None, typer.Option(help="Path or id of the vision tower, or of a CLIP that has it.")
+        str | None, typer.Option(help="Path or id of the vision tower, or of a CLIP that contains it.")
     ] = None,
     format: Annotated[
-        CheckpointFormat | None, typer.Option(help="Which code base wrote it. Default: as its tensors say.")
+        CheckpointFormat | None, typer.Option(help="Code base that wrote it. Default: read off its tensors.")
     ] = None,
     patch_tokens: Annotated[
-        PatchTokens, typer.Option(help="Which patch tokens of the vision tower the weights were trained on.")
+        PatchTokens, typer.Option(help="Patch tokens of the vision tower that the weights were trained on.")
     ] = PatchTokens.before_ln_post,
     tokenizer: Annotated[
         str | None,
         typer.Option(
-            help="Path or id of the language model's tokenizer: writes the processor, too. Default: --text's."
+            help="Path or id of the language model's tokenizer: writes the processor too. Default: the one in --text."
         ),
     ] = None,
 ) -> None:
@@ -343,9 +349,9 @@ def publish(
     kind: Annotated[RepositoryKind, typer.Argument(help="What the folder holds.")],
     path: Annotated[Path, typer.Argument(help="The folder.")],
     repo_id: Annotated[str, typer.Option(help="The repository's name: owner/name.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and list only; needs no network.")] = False,
-    revision: Annotated[str, typer.Option(help="The branch to write.")] = "main",
-    private: Annotated[bool, typer.Option("--private", help="Create the repository as a private one.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check and list; needs no network.")] = False,
+    revision: Annotated[str, typer.Option(help="Branch to write to.")] = "main",
+    private: Annotated[bool, typer.Option("--private", help="Create the repository as private.")] = False,
 ) -> None:
     """Check a model, a corpus or the demo, list what would be uploaded, and upload it to the Hub."""
     from training.publishing.model_card import write_missing_card
@@ -353,7 +359,9 @@ def publish(
     from training.publishing.publish import publish as publish_folder
 
     if kind is RepositoryKind.model and write_missing_card(path, repo_id):
-        typer.echo(f"{path / 'README.md'} was missing: written from the config; licence and results are yours to add")
+        typer.echo(
+            f"{path / 'README.md'} was missing: written from the config; add the licence and the results yourself"
+        )
     typer.echo(plan_publish(kind.value, path, repo_id).describe())
     if dry_run:
         typer.echo("dry run: nothing was uploaded")
@@ -364,9 +372,11 @@ def publish(
 
 @app.command()
 def demo(
-    model: Annotated[str, typer.Option(help="A saved model folder, or a repository of the Hub. Its code is run.")],
+    model: Annotated[
+        str, typer.Option(help="A saved model folder, or a repository of the Hub. Its code is executed.")
+    ],
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: the first free one from 7860.")] = None,
-    clips: Annotated[Path | None, typer.Option(help="A folder of videos to search by text.")] = None,
+    clips: Annotated[Path | None, typer.Option(help="Folder of videos and pictures to search by text.")] = None,
 ) -> None:
     """Serve the Gradio page: caption a clip, give examples, search clips by text."""
     from demo.app import serve
@@ -375,7 +385,7 @@ def demo(
 
 
 def _load_captioner(model: str) -> "Captioner":
-    """A saved model, run by this project's code instead of the folder's."""
+    """Load a saved model with this project's code instead of the folder's."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
@@ -385,12 +395,12 @@ def _load_captioner(model: str) -> "Captioner":
     check_model_name(model)
     try:
         return Captioner(CosmoForConditionalGeneration.from_pretrained(model), CosmoProcessor.from_pretrained(model))
-    except (SafetensorError, StrictDataclassError) as error:  # of libraries, which name no file
+    except (SafetensorError, StrictDataclassError) as error:  # from libraries, which name no file
         raise ValueError(f"the model {model} is damaged: {error}") from error
 
 
 def _on_one_line(path: str) -> str:
-    """A path with line breaks, tabs, backslashes and bytes that are no text written as in a Python string."""
+    """Escape line breaks, tabs, backslashes and bytes that are not text in a path, as in a Python string."""
     return "".join(
         letter if letter.isprintable() and letter != "\\" else letter.encode("unicode_escape").decode()
         for letter in path
@@ -398,37 +408,37 @@ def _on_one_line(path: str) -> str:
 
 
 def _explain(error: Exception) -> str | None:
-    """What a user is told about an error of theirs or of their machine; None for a bug of ours."""
+    """Message for an error caused by the user or the machine; `None` for a bug of ours."""
     if isinstance(error, ModuleNotFoundError):
         extra = EXTRA_OF.get((error.name or "").split(".")[0])
         return extra and f"{error.name} is not installed: pip install 'cosmo-vlm[{extra}]'"
     if isinstance(error, RuntimeError) and type(error).__module__.split(".")[0] not in PACKAGES:
-        return None  # torch says so of bugs
+        return None  # torch raises it for bugs
     return _told(error) if isinstance(error, (OSError, ValueError, RuntimeError)) else None
 
 
 def _told(error: Exception) -> str:
-    """An error's message, and the notes on it: at which video of a build it happened."""
+    """An error's message and its notes, such as the video of a build at which it happened."""
     return " ".join([str(error) or type(error).__name__, *getattr(error, "__notes__", ())])
 
 
 def _complain(message: str) -> None:
-    """One line on stderr, whatever line breaks the message holds."""
+    """Print one line on stderr, even if the message has line breaks."""
     typer.echo(f"cosmo: error: {' '.join(message.split())}", err=True)
 
 
 def main() -> None:
-    """Runs the command. Known errors become one line and exit code 1; COSMO_TRACEBACK=1 shows where they came from."""
+    """Run the command. Known errors become one line and exit code 1; COSMO_TRACEBACK=1 shows where they came from."""
     try:
         app()
     except SystemExit as stopped:
         if stopped.code == INTERRUPTED:
-            _complain("interrupted; the same command goes on where it stopped")
+            _complain("interrupted; the same command resumes where it stopped")
         raise
     except Exception as error:
         message = _explain(error)
         if message is None:
-            typer.echo("cosmo: this is a bug of CosMo; please report it with the lines below", err=True)
+            typer.echo("cosmo: this is a bug in CosMo; please report it with the lines below", err=True)
             raise
         if os.environ.get("COSMO_TRACEBACK"):
             raise

@@ -1,6 +1,6 @@
-"""Speeds of the parts on this machine, each over a few seconds, in the sizes of the quickstart. `make bench`.
+"""Speeds of the parts on this machine, each measured for a few seconds at the quickstart's sizes: `make bench`.
 
-Weights are random: speed does not depend on them. Towers and model have the sizes of the toy world.
+Weights are random, since speed does not depend on them. Towers and model have the sizes of the toy world.
 """
 
 import platform
@@ -24,7 +24,7 @@ VISUAL_TOKEN = 5
 
 
 def measure(name: str, unit: str, num_per_call: int, call: Callable[[], object]) -> None:
-    """Calls once to warm up, then again and again for some seconds; prints the rate."""
+    """Call once to warm up, then repeatedly for some seconds, and print the rate."""
     call()
     started, num_calls = time.perf_counter(), 0
     while (elapsed_s := time.perf_counter() - started) < SECONDS_EACH:
@@ -35,7 +35,7 @@ def measure(name: str, unit: str, num_per_call: int, call: Callable[[], object])
 
 
 def toy_model() -> CosmoForConditionalGeneration:
-    """A model of the quickstart's size with random weights and frozen towers."""
+    """Build a model of the quickstart's size, with random weights and frozen towers."""
     torch.manual_seed(0)
     vision = CLIPVisionConfig(
         hidden_size=128,
@@ -73,7 +73,7 @@ def toy_model() -> CosmoForConditionalGeneration:
 
 
 def bench_videos(folder: Path) -> None:
-    """Rendering and decoding, each in one process."""
+    """Measure rendering and decoding, each in one process."""
     calls = iter(range(1000))
 
     def render() -> None:
@@ -87,7 +87,7 @@ def bench_videos(folder: Path) -> None:
 
 
 def bench_model() -> None:
-    """The tower, a training step on its cached output, and captions."""
+    """Measure the tower, a training step on its cached output, and captions."""
     model: Any = toy_model()
     pixels = torch.randn(16, 1, NUM_FRAMES, 3, SIDE_PX, SIDE_PX)
     with torch.no_grad():
@@ -115,7 +115,7 @@ def bench_model() -> None:
 
 
 def main() -> None:
-    """Runs all, and prints a line for each."""
+    """Run all benchmarks and print a line for each."""
     print(
         f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     )

@@ -1,4 +1,4 @@
-"""How long a search takes among many embeddings, which is why no approximate index is needed."""
+"""Time of a search among many embeddings; it shows that no approximate index is needed."""
 
 import statistics
 import time
@@ -15,7 +15,7 @@ NUM_FILES, SHARED_DIM, NUM_SEARCHES = 100_000, 512, 9
 
 
 def main() -> None:
-    """Prints the median time of a search, without the embedding of its text."""
+    """Print the median time of a search, without embedding its text."""
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((NUM_FILES, 1, SHARED_DIM), dtype=np.float32)
     rows /= np.linalg.norm(rows, axis=-1, keepdims=True)

@@ -1,7 +1,7 @@
-"""The data side: reading frames, cutting videos, finding faults, and growing with cores.
+"""Benchmarks of the data side: reading frames, cutting videos, finding faults, and scaling with cores.
 
-Speeds are ratios within one run, medians over interleaved rounds; times of decoding are processor time of all threads.
-Real files come from the folder COSMO_SAMPLES; rows that need them, or torchcodec, are left out where these are not.
+Speeds are ratios within one run, medians over interleaved rounds; decoding is timed as processor time of all threads.
+Real files come from the folder COSMO_SAMPLES; rows that need them, or torchcodec, are left out if these are missing.
 
     python -m benchmarks.data [--rounds N] [--only decode,kts,quality,scaling] [--write]
 """
@@ -32,16 +32,16 @@ from training.evaluation.borders import border_scores
 
 FRAMES_PER_CLIP = 3
 REAL_SIZE = (640, 480)
-PLAIN_INPUTS, PLAIN_FRAMES, PLAIN_SEGMENTS = 5, 23, 7  # of KTS compared with its definition
+PLAIN_INPUTS, PLAIN_FRAMES, PLAIN_SEGMENTS = 5, 23, 7  # for comparing KTS with its definition
 QUALITY_VIDEOS, QUALITY_SEED = 300, 97
 RELEASED_WAY = {
     "speech.align": "overlap", "speech.off_topic_below": None, "score": None, "filter": None, "deduplicate": None,
 }  # fmt: skip
-"""Speech by time overlap alone, and nothing that would find a fault."""
+"""Assign speech by time overlap alone, without anything that would find faults."""
 
 
 def read_by_seeking(path: Path, times_s: list[float]) -> np.ndarray:
-    """The yardstick: PyAV, one seek for every frame, forward from the key frame before it."""
+    """Read frames with PyAV, the baseline: one seek per frame, then forward from the key frame before it."""
     frames = []
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
@@ -58,14 +58,14 @@ def read_by_seeking(path: Path, times_s: list[float]) -> np.ndarray:
 
 
 def read_by_torchcodec(path: Path, times_s: list[float]) -> np.ndarray:
-    """What is shown at these times, by torchcodec."""
+    """Read the frames shown at these times with torchcodec."""
     from torchcodec.decoders import VideoDecoder
 
     return VideoDecoder(str(path), num_ffmpeg_threads=1).get_frames_played_at(times_s).data.numpy()
 
 
 def real_clips() -> list[tuple[Path, float]]:
-    """Real 640x480 files with their lengths in seconds, each one clip."""
+    """Real 640x480 files with their lengths in seconds; each is one clip."""
     folder = Path(os.environ.get("COSMO_SAMPLES", "/nowhere"))
     clips = []
     for path in sorted(folder.glob("videos/**/*.*")):
@@ -89,7 +89,7 @@ def decode(rounds: int) -> list[Row]:
     """Three frames of every real clip, three ways."""
     clips = real_clips()
     if not clips:
-        print("no rows for decoding: COSMO_SAMPLES names no folder with 640x480 files")
+        print("no rows for decoding: COSMO_SAMPLES does not name a folder with 640x480 files")
         return []
     times = {path: middle_times(0.0, duration_s, FRAMES_PER_CLIP) for path, duration_s in clips}
     records = [
@@ -154,7 +154,7 @@ def segmentation(rounds: int) -> list[Row]:
 
 
 def gap_to_definition(seed: int) -> float:
-    """Largest relative gap between the least scatters for each number of segments, and those of the plain loops."""
+    """Largest relative gap, over numbers of segments, between the least scatter of KTS and that of plain loops."""
     embeddings = np.random.default_rng(seed).normal(size=(PLAIN_FRAMES, 7))
     ours, _ = best_scatters(scatters(embeddings, PLAIN_FRAMES), PLAIN_SEGMENTS)
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
@@ -209,7 +209,7 @@ SECTIONS: dict[str, tuple[str, Callable[[int], list[Row]]]] = {
 
 
 def main() -> None:
-    """Measure, print, and on request write the table."""
+    """Measure, print, and if asked write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections, separated by commas")

@@ -1,6 +1,6 @@
-"""How the dataset's build grows: with workers, and with the number of videos.
+"""How a build scales with the number of workers and with the number of videos.
 
-Rows for the table of the data side (`rows`); both build toy videos with the recipe `toy`, in processes of their own.
+`rows` gives two rows for the table of the data side; both build toy videos with the recipe `toy`, in new processes.
 
     python -m benchmarks.data_scaling [--rounds N] [--videos N] [--few N --many N] [--only workers|memory]
 """
@@ -30,12 +30,12 @@ SAMPLE_EVERY_S = 0.2
 
 
 def scaling_row(num_videos: int, rounds: int, folder: Path) -> Row:
-    """Two workers of one build against two builds of half the videos with one worker each, at the same time.
+    """Compare one build by two workers with two simultaneous builds of half the videos by one worker each.
 
     Args:
-        num_videos: toy videos in all, an even number; so many that what takes the time is not starting Python.
-        rounds: each round times both, in turns; the median of the rounds' ratios counts.
-        folder: a place to work in.
+        num_videos: number of toy videos in all, even, and large enough that starting Python does not dominate.
+        rounds: each round times both, one after the other; the median of the rounds' ratios counts.
+        folder: folder to work in.
     """
     whole, halves = folder / "whole", [folder / "half0", folder / "half1"]
     write_toy_videos(whole, num_videos, seed=0, progress=False)
@@ -60,12 +60,12 @@ def scaling_row(num_videos: int, rounds: int, folder: Path) -> Row:
 
 
 def memory_row(few: int, many: int, folder: Path) -> Row:
-    """Largest memory of any worker over a build of many videos, against that over a build of few.
+    """Compare the largest memory of any worker in a build of many videos with that in a build of few.
 
     Args:
-        few: toy videos.
-        many: toy videos.
-        folder: a place to work in.
+        few: number of toy videos.
+        many: number of toy videos.
+        folder: folder to work in.
     """
     script, peaks = _script(folder), list[tuple[float, float]]()
     for num_videos in (few, many):
@@ -87,13 +87,13 @@ def memory_row(few: int, many: int, folder: Path) -> Row:
 
 
 def rows(rounds: int = 3, num_videos: int = 240, few: int = 200, many: int = 2000) -> list[Row]:
-    """Both rows, for the table of the data side."""
+    """Measure both rows for the table of the data side."""
     with tempfile.TemporaryDirectory() as folder:
         return [scaling_row(num_videos, rounds, Path(folder)), memory_row(few, many, Path(folder))]
 
 
 def _script(folder: Path) -> Path:
-    path = folder / "build.py"  # a file: the workers' interpreter starts from it
+    path = folder / "build.py"  # it must be a file: the workers' interpreters start from it
     path.write_text(BUILD)
     return path
 
@@ -107,7 +107,7 @@ def _environment() -> dict[str, str]:
 
 
 def _seconds(commands: list[list[str]]) -> float:
-    """Wall time until the last of these commands ends; all start at once."""
+    """Wall time until the last of these commands ends; all start at the same time."""
     started = time.perf_counter()
     processes = [subprocess.Popen(command, env=_environment()) for command in commands]
     codes = [process.wait() for process in processes]

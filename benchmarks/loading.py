@@ -2,10 +2,10 @@
 
     python -m benchmarks.loading [--write] [--tiny]
 
-Writes a folder of random weights (3.7 GB in bfloat16) into a temporary place and loads it in a process of its own,
-which samples its own memory. In the files' own precision weights stay in the mapped files until they are read, so each
-is read once before the last sample. In another precision they are the process's own, and pages of the files, which the
-kernel drops when it needs the room, are reported beside them.
+This writes random weights (3.7 GB in bfloat16) to a temporary folder and loads them in a separate process, which
+samples its own memory. In the files' precision, weights stay in the mapped files until they are read, so each is read
+once before the last sample. In another precision they are the process's own memory; pages of the files, which the
+kernel drops when it needs room, are reported separately.
 """
 
 import argparse
@@ -37,7 +37,7 @@ SAMPLE_EVERY_S = 0.002
 
 
 def shape_of_2b() -> CosmoConfig:
-    """OPT-1.3B and CLIP ViT-L/14 with blocks 12/2/2, as released."""
+    """Config of OPT-1.3B and CLIP ViT-L/14 with blocks 12/2/2, as released."""
     text = OPTConfig(
         vocab_size=50_278, hidden_size=2048, ffn_dim=8192, num_hidden_layers=24, num_attention_heads=32,
         word_embed_proj_dim=2048,
@@ -52,7 +52,7 @@ def shape_of_2b() -> CosmoConfig:
 
 
 def tiny_shape() -> CosmoConfig:
-    """The same in a few megabytes, to try this file."""
+    """Config of a few megabytes, to try this file."""
     text = OPTConfig(
         vocab_size=500,
         hidden_size=128,
@@ -68,10 +68,10 @@ def tiny_shape() -> CosmoConfig:
 
 
 def write_folder(folder: Path, config: CosmoConfig, dtype: torch.dtype = torch.bfloat16) -> int:
-    """Random weights in shards, never more than one of them in memory.
+    """Write random weights in shards, with at most one shard in memory.
 
     Returns:
-        Bytes of the weights, a tied head counted once.
+        Bytes of the weights; a tied head counts once.
     """
     with torch.device("meta"):
         model = CosmoForConditionalGeneration(config)
@@ -113,7 +113,7 @@ def memory() -> dict[str, int]:
 
 
 def measure_here(folder: str, dtype: str) -> dict[str, int | float]:
-    """Load the folder in this process; peaks and what stays, above the level before."""
+    """Load the folder in this process; return peak and remaining memory above the level before."""
     before, peak, done = memory(), dict.fromkeys(("own", "mapped", "sum"), 0), threading.Event()
 
     def watch() -> None:
@@ -138,14 +138,14 @@ def measure_here(folder: str, dtype: str) -> dict[str, int | float]:
 
 
 def measure(folder: Path, dtype: str) -> dict[str, float]:
-    """As `measure_here`, in a process that does nothing else."""
+    """Like `measure_here`, in a process that does nothing else."""
     command = [sys.executable, "-m", "benchmarks.loading", "--measure", str(folder), "--dtype", dtype]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return json.loads(output.splitlines()[-1])
 
 
 def rows(folder: Path) -> Iterator[Row]:
-    """Peaks as multiples of the weights in the precision that is loaded."""
+    """Peaks as multiples of the weights in the loaded precision."""
     for dtype, counted in (("bfloat16", "sum"), ("float32", "own")):
         found = measure(folder, dtype)
         ratio = {name: found[f"{name} peak"] / found["weights"] for name in ("own", "mapped", "sum")}
@@ -161,8 +161,8 @@ def rows(folder: Path) -> Iterator[Row]:
 def main() -> None:
     """Write the folder, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="into docs/benchmarks.md")
-    parser.add_argument("--tiny", action="store_true", help="a model of megabytes, to try this file")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/benchmarks.md")
+    parser.add_argument("--tiny", action="store_true", help="use a model of a few megabytes, to try this file")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--dtype", default="bfloat16", help=argparse.SUPPRESS)
     words = parser.parse_args()

@@ -32,13 +32,13 @@ TRAINING = {"batch": 4, "pictures": 3, "length": 128}
 
 
 def plain_language_model() -> Any:
-    """The shape of OPT-125M, with room for the special tokens."""
+    """A model of OPT-125M's shape, with room for the special tokens."""
     torch.manual_seed(0)
     return OPTForCausalLM(OPTConfig(vocab_size=50_272)).eval()
 
 
 def cosmo(variant: str) -> Any:
-    """CosMo of both shapes with open gates."""
+    """CosMo with both towers and open gates."""
     interval, ratio = VARIANTS[variant]
     model = CosmoForConditionalGeneration.from_towers(
         CLIPVisionModel(CLIPVisionConfig(patch_size=32)),
@@ -55,7 +55,7 @@ def cosmo(variant: str) -> Any:
 
 
 def prompt(batch: int, length: int, pictures: int) -> dict[str, torch.Tensor]:
-    """Texts with their pictures spread evenly over them."""
+    """Texts with their pictures spread evenly through them."""
     torch.manual_seed(1)
     ids = torch.randint(10, 50_000, (batch, length))
     ids[:, :: -(-length // pictures)] = VISUAL
@@ -67,7 +67,7 @@ def prompt(batch: int, length: int, pictures: int) -> dict[str, torch.Tensor]:
 
 
 def text_of(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What the plain language model reads of it."""
+    """The inputs that the plain language model reads."""
     return {name: inputs[name] for name in ("input_ids", "attention_mask")}
 
 
@@ -79,7 +79,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def interleave(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Times of every call in every round, after one round that does not count; the order turns each round."""
+    """Times of every call in every round, after one round of warm-up; the order rotates from round to round."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
     for index in range(rounds + 1):
@@ -92,7 +92,7 @@ def interleave(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str,
 
 
 def ratio_row(name: str, goal: str, times: dict[str, list[float]], ours: str, floor: Iterable[str]) -> Row:
-    """Median over rounds of `ours` through the sum of what it is compared with."""
+    """Median over rounds of the time of `ours` divided by the summed times of `floor`."""
     floor = list(floor)
     ratios = [own / sum(parts) for own, *parts in zip(times[ours], *(times[part] for part in floor), strict=True)]
     parts = " + ".join(f"{part} {1e3 * statistics.median(times[part]):.1f}" for part in floor)
@@ -102,7 +102,7 @@ def ratio_row(name: str, goal: str, times: dict[str, list[float]], ours: str, fl
 
 @torch.no_grad()
 def decode(rounds: int) -> list[Row]:
-    """One more token after a prompt with pictures."""
+    """Decode one more token after a prompt with pictures."""
     inputs = prompt(1, PROMPT_LENGTH, NUM_PICTURES)
     token, num_steps = torch.full((1, 1), 11), 16
 
@@ -127,7 +127,7 @@ def decode(rounds: int) -> list[Row]:
 
 @torch.no_grad()
 def whole_calls(rounds: int) -> list[Row]:
-    """`generate` from pictures and prompt to the last of the new tokens, greedy and with three beams."""
+    """Run `generate` from pictures and prompt to the last new token, greedy and with three beams."""
     inputs = prompt(1, PROMPT_LENGTH, NUM_PICTURES)
     plain, models = plain_language_model(), {variant: cosmo(variant) for variant in VARIANTS}
     vision = models["6/1/1"].model.vision_tower
@@ -152,7 +152,7 @@ def whole_calls(rounds: int) -> list[Row]:
 
 @torch.no_grad()
 def prefill(rounds: int) -> list[Row]:
-    """The pass that reads pictures and prompt."""
+    """Run the pass that reads pictures and prompt."""
     inputs = prompt(1, PROMPT_LENGTH, NUM_PICTURES)
     plain, models = plain_language_model(), {variant: cosmo(variant) for variant in VARIANTS}
     core = models["6/1/1"].model
@@ -172,7 +172,7 @@ def prefill(rounds: int) -> list[Row]:
 
 @torch.no_grad()
 def text_embedding(rounds: int) -> list[Row]:
-    """Text features against a whole pass of the language model over the same texts."""
+    """Compare text features with a whole pass of the language model over the same texts."""
     texts = text_of(prompt(8, 64, 1))
     plain, model = plain_language_model(), cosmo("6/1/1")
     calls: dict[str, Callable[[], object]] = {
@@ -201,7 +201,7 @@ def training_step(model: Any, inputs: dict[str, torch.Tensor]) -> Callable[[], o
 
 
 def training(rounds: int) -> list[Row]:
-    """A step with frozen towers: how fast it does what is needed, and what it keeps in memory."""
+    """Measure a step with frozen towers: how fast it does the needed work, and its peak memory."""
     inputs = training_inputs()
     plain, models = plain_language_model().train(), {variant: cosmo(variant) for variant in VARIANTS}
     text = {name: inputs[name] for name in ("input_ids", "attention_mask", "labels")}
@@ -235,7 +235,7 @@ def training(rounds: int) -> list[Row]:
 
 
 def memory_row(variant: str) -> Row:
-    """Peak of a step with frozen towers against one that keeps what training them would want; in fresh processes."""
+    """Peak memory of a step with frozen towers against a step that keeps all activations, in fresh processes."""
     peaks = {}
     for kept in ("needed", "all"):
         done = subprocess.run(
@@ -252,16 +252,16 @@ def memory_row(variant: str) -> Row:
 
 
 def peak_of_step(variant: str, kept: str) -> float:
-    """MiB of resident memory that one step takes at its peak, above the level before it (Linux)."""
+    """Peak resident memory of one step in MiB, above the level before it (Linux)."""
     model, inputs = cosmo(variant), training_inputs()
     model.freeze_towers()
     model.train()
-    if kept == "all":  # what a backward pass through everything wants; gradients of the towers are dropped at once
+    if kept == "all":  # as for a backward pass through everything; gradients of the towers are dropped at once
         for parameter in model.parameters():
             if not parameter.requires_grad:
                 parameter.requires_grad_().register_post_accumulate_grad_hook(drop_gradient)
     small = {name: value[:1] for name, value in inputs.items()}
-    training_step(model, small)()  # what is set up once is there before
+    training_step(model, small)()  # so that one-time setup is done before
     before = resident_kib("VmRSS")
     with open("/proc/self/clear_refs", "w") as file:  # noqa: PTH123 (no regular file)
         file.write("5")  # forget the peak so far
@@ -270,12 +270,12 @@ def peak_of_step(variant: str, kept: str) -> float:
 
 
 def drop_gradient(parameter: torch.Tensor) -> None:
-    """Free a gradient as soon as it is there."""
+    """Free a gradient as soon as it is computed."""
     parameter.grad = None
 
 
 def resident_kib(field: str) -> int:
-    """A line of /proc/self/status."""
+    """Value of a line of /proc/self/status, in KiB."""
     with open("/proc/self/status") as file:  # noqa: PTH123 (no regular file)
         return next(int(line.split()[1]) for line in file if line.startswith(field))
 
@@ -290,7 +290,7 @@ SECTIONS: dict[str, Callable[[int], list[Row]]] = {
 
 
 def main() -> None:
-    """Measure, print, and on request write the table."""
+    """Measure, print, and if asked write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections, separated by commas")

@@ -1,9 +1,9 @@
-"""The numbers of docs/scaling.md: what one million videos take, from rates measured here and from FLOPs.
+"""Numbers of docs/scaling.md: the cost of one million videos, from rates measured here and from FLOPs.
 
     COSMO_SAMPLES=FOLDER python -m benchmarks.scaling [--toy-videos N] [--write]
 
-CPU stages run in this process, one thread, one after the other, and their processor time counts: on real 640x480 files
-(the folder COSMO_SAMPLES) for decoding, on toy videos for the rest. What stands under `ASSUMED` is no measurement.
+CPU stages run in this process, on one thread, one after the other, and their processor time counts. Decoding uses real
+640x480 files (the folder COSMO_SAMPLES), the rest toy videos. Values under `ASSUMED` are not measured.
 """
 
 import argparse
@@ -42,20 +42,20 @@ FILE_MB = 35.0  # 640x480, H.264 at 0.7 Mbit/s
 CLIPS = 10  # per video
 RECORD_KB = 12.0  # of a record without its video, compressed
 CORE_HOUR, H100_HOUR, GB_MONTH = 0.04, 2.5, 0.02  # dollars
-CORES, H100S = 512, 8  # at work at the same time
+CORES, H100S = 512, 8  # working at the same time
 H100_FLOPS, A100_FLOPS = 989e12, 312e12  # dense bfloat16, by the vendor's data sheets
-ENCODING, GENERATING = 0.40, 0.15  # share of it that is reached: large batches of pictures; batched generation
+ENCODING, GENERATING = 0.40, 0.15  # share of it that is reached with large batches of pictures, and batched generation
 
 
 @dataclass(frozen=True)
 class CpuRate:
-    """A measured rate: processor seconds per so much of something."""
+    """A measured rate: processor seconds per unit of something."""
 
     stage: str
     seconds: float
     per: str
     per_video: float
-    """How many of these a video of the collection has."""
+    """Units in a video of the collection."""
 
     @property
     def core_hours(self) -> float:
@@ -65,7 +65,7 @@ class CpuRate:
 
 @dataclass(frozen=True)
 class GpuWork:
-    """An estimate: operations of one unit, and how many units a video has."""
+    """An estimate: operations per unit, and units per video."""
 
     stage: str
     flops: float
@@ -80,7 +80,7 @@ class GpuWork:
 
 
 def processor_seconds(work: Callable[[], object], at_least_s: float = 1.0) -> float:
-    """Processor time of one call, over calls that take some time together."""
+    """Processor time of one call, averaged over calls that together take long enough to measure."""
     work()
     started, calls = time.process_time(), 0
     while time.process_time() - started < at_least_s:
@@ -103,7 +103,7 @@ def real_files() -> list[tuple[Path, float]]:
 
 
 def decode_rates() -> list[CpuRate]:
-    """One pass at one frame a second, scaled to 224 pixels; nothing without real files."""
+    """Rate of one pass at one frame a second, scaled to 224 pixels; none without real files."""
     files = real_files()
     if not files:
         return []
@@ -119,7 +119,7 @@ def decode_rates() -> list[CpuRate]:
 
 
 def algorithm_rates() -> list[CpuRate]:
-    """Segmenting, and giving sentences to clips, at the sizes of such a video."""
+    """Rates of segmenting and of assigning sentences to clips, at the sizes of such a video."""
     draw = np.random.default_rng(0)
     frames = int(MINUTES * 60)
     embeddings = draw.normal(size=(frames, 512)).astype(np.float32)
@@ -135,7 +135,7 @@ def algorithm_rates() -> list[CpuRate]:
 
 
 def build_rates(folder: Path, num_videos: int) -> list[CpuRate]:
-    """Caption and filter stages, outcome files, and the assembly, on toy videos."""
+    """Rates of the caption and filter stages, outcome files, and the assembly, on toy videos."""
     write_toy_videos(folder / "videos", num_videos, seed=0, workers=1, progress=False)
     recipe = load_recipe("toy", {"shards.embed_videos": False})
     sources = find_videos(folder / "videos")
@@ -166,7 +166,7 @@ def build_rates(folder: Path, num_videos: int) -> list[CpuRate]:
 
 
 def gpu_work() -> list[GpuWork]:
-    """Estimates: 2 x parameters x tokens, and attention's 4 x layers x tokens^2 x width for the picture encoders."""
+    """Estimate 2 x parameters x tokens, plus attention's 4 x layers x tokens^2 x width for the picture encoders."""
     frames, words = MINUTES * 60, 90  # words: tokens of a narrative caption
     large = 2 * 0.304e9 * 257 + 4 * 24 * 257**2 * 1024
     small = 2 * 0.088e9 * 50
@@ -196,7 +196,7 @@ def gpu_work() -> list[GpuWork]:
 
 
 def cpu_table(rates: Iterable[CpuRate]) -> list[str]:
-    """Measured rates, and what they come to."""
+    """Table of the measured rates and their costs."""
     lines = ["| CPU stage, measured | processor time | core hours | dollars |", "| --- | --- | --- | --- |"]
     for rate in rates:
         time_taken = f"{rate.seconds:.3g} s" if rate.seconds >= 1 else f"{rate.seconds * 1000:.3g} ms"
@@ -206,7 +206,7 @@ def cpu_table(rates: Iterable[CpuRate]) -> list[str]:
 
 
 def gpu_table(works: Iterable[GpuWork]) -> list[str]:
-    """Estimates."""
+    """Table of the estimates."""
     lines = [
         "| GPU stage, **estimated** | operations | H100 hours | A100 hours | dollars |",
         "| --- | --- | --- | --- | --- |",
@@ -221,7 +221,7 @@ def gpu_table(works: Iterable[GpuWork]) -> list[str]:
 
 
 def numbers(toy_videos: int) -> str:
-    """The block of the page."""
+    """Measure, and return the page's block."""
     with tempfile.TemporaryDirectory() as folder:
         decoding, others = decode_rates(), [*algorithm_rates(), *build_rates(Path(folder), toy_videos)]
     works = gpu_work()
@@ -247,7 +247,7 @@ def numbers(toy_videos: int) -> str:
 
 
 def main() -> None:
-    """Print the block; with `--write` put it into the page."""
+    """Print the block, and with `--write` put it into the page."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--toy-videos", type=int, default=40)
     parser.add_argument("--write", action="store_true")

@@ -1,4 +1,4 @@
-"""A benchmark's results as rows, and their section of docs/benchmarks.md."""
+"""Results of benchmarks as rows, and their section of docs/benchmarks.md."""
 
 import os
 import platform
@@ -20,9 +20,9 @@ class Row:
     name: str
     """What was measured."""
     value: float | None
-    """The figure; `None` where it could not be measured."""
+    """The figure; `None` if it could not be measured."""
     goal: str = ""
-    """What it must reach, such as `<= 1.20`; empty: reported only."""
+    """Value that it must reach, such as `<= 1.20`; empty if the figure is only reported."""
     unit: str = "x"
     """`x` for a ratio."""
     detail: str = ""
@@ -32,7 +32,7 @@ class Row:
 
     @property
     def reached(self) -> bool:
-        """Whether the goal, if there is one, is reached."""
+        """Whether the goal is reached; true if there is none."""
         if not self.goal:
             return True
         if self.value is None:
@@ -41,7 +41,7 @@ class Row:
         return self.value <= float(number) if relation == "<=" else self.value >= float(number)
 
     def line(self) -> str:
-        """As a line of a Markdown table."""
+        """The row as a line of a Markdown table."""
         if self.value is None:
             return f"| {self.name} | not measured | {self.goal} | | {self.missing} |"
         mark = "" if not self.goal else "yes" if self.reached else "**no**"
@@ -77,7 +77,7 @@ def code_revision() -> str:
 
 
 def write_section(title: str, command: str, notes: str, rows: list[Row]) -> None:
-    """Replace the section of this title in docs/benchmarks.md, or append it: made today, by this code, here."""
+    """Replace or append the section of this title in docs/benchmarks.md, with date, code revision and machine."""
     day = datetime.now(UTC).date().isoformat()
     replace_section(title, f"`{command}` on {day}, code {code_revision()}: {machine()}.\n\n{notes}\n\n{table(rows)}")
 

@@ -1,7 +1,7 @@
-"""Fine-tunes a CosMo on pictures with transformers' `Trainer` and LoRA, from nothing to captions in two minutes.
+"""Fine-tune a CosMo on pictures with transformers' `Trainer` and LoRA, from nothing to captions in two minutes.
 
-It renders pictures of the toy world, joins the two small towers that this project ships, and trains what lies between
-them plus LoRA on the language model. Some pairs of colour and shape are never shown: on those it is scored.
+The script renders pictures of the toy world, joins the two small towers that this project ships, and trains the parts
+between them plus LoRA on the language model. Some pairs of colour and shape are held out, to score the model on them.
 
     python examples/finetune_trainer.py --output runs/example
 """
@@ -29,7 +29,7 @@ NUM_TRAIN, NUM_TEST = 2000, 70
 
 
 def draw_pictures(pairs: list[tuple[str, str]], num: int, seed: int) -> list[dict[str, Any]]:
-    """Samples as the collator takes them: a text with a placeholder, and the picture that it stands for."""
+    """Draw samples in the collator's format: a text with a placeholder, and the picture for it."""
     rng, samples = np.random.default_rng(seed), []
     for index in range(num):
         colour, shape = pairs[index % len(pairs)]
@@ -44,7 +44,7 @@ def draw_pictures(pairs: list[tuple[str, str]], num: int, seed: int) -> list[dic
 
 
 def join_towers() -> tuple[CosmoForConditionalGeneration, CosmoProcessor]:
-    """The shipped towers, frozen, with new parts between them and embeddings for the new tokens."""
+    """Join the shipped towers, frozen, with new parts between them and embeddings for the new tokens."""
     processor = CosmoProcessor.from_towers(str(SHIPPED / "clip"), str(SHIPPED / "opt"))
     model = CosmoForConditionalGeneration.from_towers(
         str(SHIPPED / "clip"), str(SHIPPED / "opt"), processor, freeze_towers=True, train_new_tokens=True,
@@ -56,7 +56,7 @@ def join_towers() -> tuple[CosmoForConditionalGeneration, CosmoProcessor]:
 
 
 def add_lora(model: CosmoForConditionalGeneration) -> Any:
-    """LoRA on the language model's attention; the untrained parts of CosMo train as they are, beside it."""
+    """Put LoRA on the language model's attention; the new parts of CosMo train in full."""
     new_parts = ["resampler", "cross_attention", "text_pool", "text_projection", "vision_projection", "new_tokens"]
     targets = r".*language_model.*self_attn\.(q_proj|v_proj)"
     config = LoraConfig(r=8, lora_alpha=16, target_modules=targets, modules_to_save=new_parts)
@@ -64,7 +64,7 @@ def add_lora(model: CosmoForConditionalGeneration) -> Any:
 
 
 def build_optimizer(model: Any) -> torch.optim.Optimizer:
-    """AdamW with a rate of their own for the gates, which start closed: until they open, pictures reach no word."""
+    """AdamW with a separate rate for the gates: they start closed, and until they open pictures affect no word."""
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     gates = [parameter for name, parameter in named if "_gate" in name]
     others = [parameter for name, parameter in named if "_gate" not in name]
@@ -73,7 +73,7 @@ def build_optimizer(model: Any) -> torch.optim.Optimizer:
 
 
 def caption(model: Any, processor: CosmoProcessor, samples: list[dict[str, Any]]) -> list[str]:
-    """What the model says about each picture."""
+    """Caption each picture."""
     inputs = processor(text=["<visual>"] * len(samples), images=[sample["images"] for sample in samples])
     ids = model.eval().generate(**inputs, max_new_tokens=20)
     return processor.batch_decode(ids, skip_special_tokens=True)
@@ -85,7 +85,7 @@ def share_right(captions: list[str], samples: list[dict[str, Any]]) -> float:
 
 
 def main(output: Path, max_steps: int) -> dict[str, float]:
-    """Trains, prints and returns the scores on pairs of colour and shape that training never showed."""
+    """Train, then print and return the scores on pairs of colour and shape that training never showed."""
     set_seed(0)
     train, test = draw_pictures(SEEN, NUM_TRAIN, seed=0), draw_pictures(UNSEEN, NUM_TEST, seed=1)
     model, processor = join_towers()

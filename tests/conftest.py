@@ -1,4 +1,4 @@
-"""Fixtures that several folders of tests share; what one folder needs stays in that folder."""
+"""Fixtures shared by several folders of tests; fixtures for one folder are in that folder."""
 
 import os
 import random
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 
-# Before anything reads them: servers of the tests are on this machine, whatever proxy it has, and their numbers are
-# compared with those of processes on a CPU, whatever else it has (name a GPU in the variable to try it there).
+# Set before anything reads them: the tests' servers are on this machine, whatever its proxy, and results are compared
+# with those of CPU processes, whatever GPUs there are (name one in the variable to try it there).
 os.environ.update(NO_PROXY="127.0.0.1", no_proxy="127.0.0.1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
@@ -21,7 +21,7 @@ def samples_dir() -> Path:
     if not folder:
         pytest.skip("COSMO_SAMPLES is not set: it names a folder with real videos")
     if not Path(folder).is_dir():
-        pytest.fail(f"COSMO_SAMPLES names {folder}, which is no folder")
+        pytest.fail(f"COSMO_SAMPLES names {folder}, which is not a folder")
     return Path(folder)
 
 
@@ -35,7 +35,7 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Draws begin anew with each test, those of its fixtures too: how tests are shared out changes no number."""
+    """Seed anew for each test and its fixtures, so that the distribution of tests over workers changes no number."""
     random.seed(0)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(0)

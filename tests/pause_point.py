@@ -1,7 +1,7 @@
-"""Stops another process at a chosen file, so that a test kills it there and not wherever a poll found it.
+"""Stop another process at a chosen file, so that a test kills it exactly there.
 
-A test that watches a folder and kills what fills it is a race: on a slow day the other process has ended before the
-test looks again. Here the other process waits, at the moment of renaming a file into place, until it is killed.
+A test that polls a folder and kills the process that fills it is a race: on a slow day the other process has ended
+before the test looks again. Here the other process, about to rename a file into place, waits until it is killed.
 """
 
 import json
@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 
-# Python imports `sitecustomize` at its start, and tells audit hooks of every rename before it is done.
+# Python imports `sitecustomize` when it starts, and calls audit hooks before every rename.
 SITECUSTOMIZE = """
 import json, os, re, sys, time
 
@@ -45,10 +45,10 @@ sys.addaudithook(pause)
 
 
 class PausePoint:
-    """The first process that is about to rename a file to a name that matches waits there, for ever.
+    """Point at which the first process that is about to rename a file to a matching name waits forever.
 
     Args:
-        folder: a new folder for what this needs on disk.
+        folder: a new folder for the files that this needs.
     """
 
     def __init__(self, folder: Path):
@@ -58,11 +58,11 @@ class PausePoint:
 
     @property
     def python_path(self) -> str:
-        """What `PYTHONPATH` of the processes must be; the project is on it."""
+        """`PYTHONPATH` for the processes; it includes the project."""
         return f"{self._folder}{os.pathsep}{Path(__file__).parents[1]}"
 
     def arm(self, pattern: str, after: int = 0) -> None:
-        """Pause at a name that the pattern is found in, once the same process has made `after` others of them."""
+        """Pause at a name in which the pattern is found, after the same process has made `after` others."""
         armed = self._folder / "armed.json"
         aside = armed.with_suffix(".new")
         aside.write_text(json.dumps([pattern, after]))
@@ -72,7 +72,7 @@ class PausePoint:
         (self._folder / "armed.json").unlink()
 
     def wait(self, process: subprocess.Popen[str] | None = None, seconds: float = 200) -> int:
-        """The id of the process that waits; where `process` ends before, what it said is the failure."""
+        """Wait for a process to pause and return its id; fail with the output of `process` if that ends first."""
         paused, deadline = self._folder / "paused", time.monotonic() + seconds
         while not (paused.is_file() and paused.read_text()):
             if process is not None and process.poll() is not None:

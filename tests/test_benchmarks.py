@@ -1,4 +1,4 @@
-"""The operation counts that the benchmarks divide by, against torch's own counter; and other parts of theirs."""
+"""The operation counts that the benchmarks divide by, against torch's own counter; and other parts of benchmarks."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def inputs():
 
 
 def eager(model):
-    model.set_attn_implementation("eager")  # whose products the counter sees one by one
+    model.set_attn_implementation("eager")  # so that the counter sees its products one by one
     return model
 
 
@@ -42,7 +42,7 @@ def test_operations_of_the_plain_model(plain, inputs):
 
 @pytest.mark.parametrize(("interval", "ratio"), [(1, 1), (2, 2)])
 def test_a_step_does_what_is_needed_and_nothing_more(plain, inputs, interval, ratio):
-    """The two projections into the shared space, one vector a sample, are left out of the count: under 1 %."""
+    """The count leaves out the two projections into the shared space, one vector per sample: under 1 %."""
     vision = CLIPVisionConfig(
         hidden_size=20, intermediate_size=44, num_hidden_layers=3, num_attention_heads=2, image_size=12, patch_size=4
     )

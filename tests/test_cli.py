@@ -1,4 +1,4 @@
-"""The console command: quick to answer, one clear line on bad input, thin over the functions behind it."""
+"""The console command answers quickly, prints one clear line on bad input, and is a thin layer over functions."""
 
 import os
 import re
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def cosmo(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs the command as a user would, in a process of its own."""
+    """Run the command as a user would, in its own process."""
     return subprocess.run(
         [sys.executable, "-c", "import cosmo_cli; cosmo_cli.main()", *map(str, arguments)],
         cwd=cwd,
@@ -57,7 +57,7 @@ def test_help_answers_within_a_second_and_loads_no_torch(tmp_path):
         check=True,
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # What it computed: the wall clock would also count those that share this machine.
+    # Processor time: the wall clock would also count other processes on this machine.
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert seconds < 1, "0.1 s on an idle machine; importing torch alone takes 2 s"
     assert result.stdout.rstrip().endswith("False")
@@ -65,14 +65,14 @@ def test_help_answers_within_a_second_and_loads_no_torch(tmp_path):
 
 @pytest.mark.parametrize("command", ALL_COMMANDS, ids=" ".join)
 def test_every_command_explains_itself_and_finds_its_functions(command, tmp_path):
-    """`--help` lists only what works: whatever a subcommand imports is there."""
+    """`--help` lists only commands that work: everything that a subcommand imports exists."""
     result = cosmo(*command, "--help", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert len(result.stdout.split("Options:")[0].split()) > 8, "says what it does"
 
 
 def test_what_the_subcommands_import_is_there():
-    """The imports inside the subcommands, which no `--help` runs."""
+    """Checks the imports inside the subcommands, which `--help` does not run."""
     import ast
     import importlib
 
@@ -114,7 +114,7 @@ BAD_INPUT = {
 
 @pytest.mark.parametrize("case", BAD_INPUT)
 def test_bad_input_gets_one_clear_line(case, tmp_path, monkeypatch, capsys):
-    """In this process, so that torch is imported once for all cases."""
+    """Runs in this process, so that torch is imported once for all cases."""
     arguments, expected = BAD_INPUT[case]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["cosmo", *arguments])
@@ -230,7 +230,7 @@ def test_a_build_that_ends_says_at_which_video(kind, monkeypatch, capsys, tmp_pa
 
 
 def test_a_librarys_error_in_a_build_keeps_its_traceback(monkeypatch, capsys, tmp_path):
-    """torch says RuntimeError of shapes that do not fit: a bug, whose place has to be reported."""
+    """torch raises RuntimeError for shapes that do not fit; that is a bug, and its place has to be reported."""
 
     def fail(*_, **__):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")

@@ -46,7 +46,7 @@ def test_code_prints_what_the_page_says(name, fewest, tmp_path, monkeypatch):
 
 
 def test_the_shapes_named_in_the_drawing_are_those_of_the_axes():
-    """Every letter of a shape on the page has its meaning in docs/architecture.md."""
+    """docs/architecture.md explains every letter of a shape on the page."""
     axes = set(re.findall(r"\b[A-Z](?:_[vt])?\b", " ".join(re.findall(r"\(([^()]*)\)", TEXT.split("```")[1]))))
     table = (ROOT / "docs" / "architecture.md").read_text()
     assert {"B", "M", "F", "P", "V", "L", "E", "D_v", "D_t"} <= axes

@@ -1,6 +1,6 @@
-"""The Makefile's set-up: once, again only when something changed, and from the start after a kill.
+"""The Makefile's set-up runs once, again only when something changed, and from the start after a kill.
 
-Python is played by a script that notes what it was asked for, so that nothing is installed here.
+A script that records its calls replaces Python, so that nothing is installed here.
 """
 
 import os
@@ -24,7 +24,7 @@ case "$2" in
   pip) [ -n "$HANG" ] && { touch "$LOG.hangs"; exec sleep 60; }; exit "${PIP_EXIT:-0}" ;;
 esac
 """
-# These tests may themselves be run by make, whose options would reach the inner one.
+# make may run these tests, and its options would reach the inner make.
 OUTSIDE = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES")}
 VENV = "-m venv --clear .venv"
 PIP = "-m pip install -c constraints.txt -e .[all]"
@@ -57,7 +57,7 @@ def start(folder: Path, **environment: str) -> subprocess.Popen[str]:
 
 
 def install(folder: Path, expected_exit: int = 0, **environment: str) -> tuple[list[str], str]:
-    """Runs `make install`; the calls of Python that it made, and its stderr."""
+    """Run `make install`; return the calls of Python that it made, and its stderr."""
     (folder / "calls.txt").write_text("")
     process = start(folder, **environment)
     _, errors = process.communicate(timeout=200)
@@ -127,7 +127,7 @@ def test_quick_is_read_from_the_environment(checkout, quick, expected):
 
 
 def test_every_verb_of_the_readme_is_there():
-    """`make VERB` of README and CONTRIBUTING exist, and everything phony is declared so."""
+    """Every `make VERB` in README and CONTRIBUTING exists, and all phony targets are declared."""
     import re
 
     makefile = (ROOT / "Makefile").read_text()

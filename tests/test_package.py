@@ -1,4 +1,4 @@
-"""What an installed wheel holds: all code and data of the packages, no tests, and the command."""
+"""An installed wheel holds all code and data of the packages and the command, but no tests."""
 
 import importlib.metadata
 import shutil
@@ -18,7 +18,7 @@ NOT_SHIPPED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """The wheel of a copy of the packages, built with the setuptools of this environment."""
+    """Wheel of a copy of the packages, built with this environment's setuptools."""
     try:
         found = importlib.metadata.version("setuptools")
     except importlib.metadata.PackageNotFoundError:
@@ -57,7 +57,7 @@ def test_the_wheel_brings_the_command(wheel):
 
 
 def test_the_space_asks_for_what_the_extra_declares():
-    """The package's own dependencies are those of every extra; of them the page wants a progress bar alone."""
+    """The package's base dependencies apply to every extra; of these, the page needs only the progress bar."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     declared = {line for line in extras["demo"] + extras["model"] if not line.startswith("cosmo-vlm")}

@@ -1,4 +1,4 @@
-"""The README promises commands, figures and code; each is checked against what it stands for."""
+"""The commands, figures and code that the README promises are checked against the real ones."""
 
 import contextlib
 import importlib.util
@@ -44,7 +44,7 @@ def test_python_of_the_readme_runs(tiny_model_folder, tmp_path):
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     code = code.replace("runs/quickstart/model", str(tiny_model_folder))
     code = code.replace("runs/quickstart/corpus", str(tmp_path / "corpus"))
-    code = code.replace("num_frames=6", "num_frames=3")  # what the tiny model takes
+    code = code.replace("num_frames=6", "num_frames=3")  # the tiny model's limit
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(code, "README.md", "exec"), {})

@@ -1,4 +1,4 @@
-"""A whole CosMo, saved as a user would find it, in a size that a test can afford: random weights, real classes."""
+"""A whole CosMo, saved as users would find it but small enough for tests: random weights, real classes."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ TEXT = "a red star rolls left in front of the bricks while a blue ring rises ove
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE over a few words, with `</s>` first as OPT has it."""
+    """Byte-level BPE over a few words, with `</s>` first, as in OPT."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -37,7 +37,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def save_tiny_tower(folder: Path) -> Path:
-    """Writes a whole CLIP with its image processor, as a recipe's `tower` takes it."""
+    """Write a whole CLIP with its image processor, usable as a recipe's `tower`."""
     torch.manual_seed(0)
     part = {"hidden_size": 20, "intermediate_size": 28, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = CLIPConfig(
@@ -51,13 +51,13 @@ def save_tiny_tower(folder: Path) -> Path:
 
 
 def make_image_processor() -> CLIPImageProcessorPil:
-    """For the pictures that the tiny towers read."""
+    """Image processor for the size of picture that the tiny towers read."""
     size = {"height": SIDE_PX, "width": SIDE_PX}
     return CLIPImageProcessorPil(size={"shortest_edge": SIDE_PX}, crop_size=size)
 
 
 def save_tiny_model(folder: Path) -> Path:
-    """Writes model, code and processor to a folder."""
+    """Write model, code and processor to a folder."""
     torch.manual_seed(0)
     vision = CLIPVisionModel(
         CLIPVisionConfig(

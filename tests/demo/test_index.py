@@ -449,7 +449,7 @@ def test_the_command_finds_pictures_and_clips(tiny_model_folder, captioner, phot
     assert retrieve(monkeypatch, "--index", "index", *query) == 1
     printed = capsys.readouterr()
     assert [line.split("\t") for line in printed.out.splitlines()] == lines
-    assert "photos is not there: searching what was indexed of it" in printed.err
+    assert "photos does not exist: searching the files indexed earlier" in printed.err
 
 
 def _only_the_probe(embed):
@@ -492,7 +492,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(tiny_model_folder, photos, tm
         patched.setattr("demo.index.read_medium", interrupt)
         assert retrieve(monkeypatch, *command) == 130
     printed = capsys.readouterr()
-    assert "cosmo: error: interrupted; the same command goes on where it stopped" in printed.err
+    assert "cosmo: error: interrupted; the same command resumes where it stopped" in printed.err
     assert len((tmp_path / "index" / INDEX_FILE).read_text().splitlines()) > 1, "what was embedded is kept"
     assert retrieve(monkeypatch, *command) == 0
     assert len(capsys.readouterr().out.splitlines()) == 7

@@ -1,4 +1,4 @@
-"""The example of `Trainer` with LoRA runs as it stands and learns to see."""
+"""The example of `Trainer` with LoRA runs unchanged and learns to see."""
 
 import importlib.util
 from pathlib import Path
@@ -11,10 +11,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 FILE = Path(__file__).parents[2] / "examples" / "finetune_trainer.py"
 
 
-@pytest.mark.slow  # 75 s on one core: two hundred steps, of which the first hundred learn words alone
+@pytest.mark.slow  # 75 s on one core: two hundred steps, of which the first hundred learn only words
 @pytest.mark.timeout(900)
 def test_it_learns_to_name_what_it_never_saw(tmp_path, capsys):
-    """Pairs of colour and shape that training never showed: named by the picture, and not by habit."""
+    """Pairs of colour and shape that training never showed are named from the picture, not from habit."""
     spec = importlib.util.spec_from_file_location("finetune_trainer", FILE)
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)

@@ -1,4 +1,4 @@
-"""Folders that could be published: small, but real enough for every check."""
+"""Folders that could be published: small, but real enough to pass every check."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def hub() -> Iterator[LoopbackHub]:
 
 @pytest.fixture
 def in_hub_process(hub: LoopbackHub, tmp_path: Path) -> Callable[..., str]:
-    """Runs Python code in a fresh process that takes the loopback hub for the Hub; returns what it printed."""
+    """Run Python code in a fresh process that uses the loopback hub as the Hub, and return its output."""
 
     def run(code: str, *arguments: str, project: bool = False, token: str | None = TOKEN) -> str:
         home = tmp_path / "hf_home"
@@ -55,7 +55,7 @@ def in_hub_process(hub: LoopbackHub, tmp_path: Path) -> Callable[..., str]:
 
 @pytest.fixture
 def model_folder(tmp_path: Path) -> Path:
-    """A model folder as saving writes it: config with auto_map, weights, code, card."""
+    """A model folder as written by saving: config with auto_map, weights, code, card."""
     folder = tmp_path / "model"
     folder.mkdir()
     auto_map = {
@@ -83,7 +83,7 @@ def space_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def dataset_folder(tmp_path: Path) -> Path:
-    """Two splits of Parquet shards with a card that names them."""
+    """Two splits of Parquet shards, with a card that lists them."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,9 +1,9 @@
-"""A Hugging Face Hub small enough to run inside a test: one process, loopback only, standard library only.
+"""Hugging Face Hub small enough to run inside a test: one process, loopback only, standard library only.
 
-It speaks the part of the Hub's HTTP interface that huggingface_hub, transformers and datasets use to create a
-repository, upload a folder as one commit (regular files inline, large ones by git-LFS), list, and download it again.
-Repositories live in memory. Clients find it by `HF_ENDPOINT`, which has to be set before huggingface_hub is imported,
-and must switch xet off (`HF_HUB_DISABLE_XET=1`): huggingface_hub then falls back to LFS.
+It implements the part of the Hub's HTTP interface that huggingface_hub, transformers and datasets use to create a
+repository, upload a folder as one commit (regular files inline, large ones by git-LFS), list it, and download it.
+Repositories are in memory. Clients find the server through `HF_ENDPOINT`, which must be set before huggingface_hub is
+imported, and must switch xet off (`HF_HUB_DISABLE_XET=1`), so that huggingface_hub falls back to LFS.
 """
 
 import base64
@@ -67,13 +67,13 @@ class LoopbackHub(ThreadingHTTPServer):
         return oid
 
     def files(self, kind: str, name: str, revision: str = "main") -> dict[str, bytes]:
-        """What a repository holds, for a test's assertions."""
+        """Files of a repository, for a test's assertions."""
         repository = self.repositories[kind, name]
         return {path: self.blobs[oid] for path, oid in repository.commits[repository.branches[revision]].items()}
 
 
 class NotOnHub(Exception):
-    """A request for something that is not there; `args` are the Hub's error code and a message."""
+    """A request for something that does not exist; `args` are the Hub's error code and a message."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -301,7 +301,7 @@ ROUTES: list[tuple[str, str, Callable[..., None]]] = [
 
 @contextmanager
 def running_hub() -> Iterator[LoopbackHub]:
-    """A hub that serves until the block ends."""
+    """Run a hub until the block ends."""
     hub = LoopbackHub()
     thread = threading.Thread(target=hub.serve_forever, daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""What publishing refuses, lists and uploads."""
+"""Publishing: what it refuses, lists and uploads."""
 
 import json
 from collections.abc import Callable

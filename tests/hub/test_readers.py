@@ -1,4 +1,4 @@
-"""Collections that lie in repositories of the Hub are read there, member by member, by hf:// addresses."""
+"""Collections in repositories of the Hub are read in place, member by member, through hf:// addresses."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Published, then loaded back from the loopback Hub by a process that knows nothing of the project."""
+"""Publish, then load from the loopback Hub in a process that cannot import the project."""
 
 import json
 from dataclasses import replace
@@ -40,7 +40,7 @@ print(json.dumps({"module": type(model).__module__, "ids": ids[0].tolist(), "log
 
 @pytest.fixture
 def expected(tiny_model_folder) -> dict:
-    """What the model says here, with the project's own classes."""
+    """The model's output here, with the project's own classes."""
     from PIL import Image
 
     processor = CosmoProcessor.from_pretrained(tiny_model_folder)

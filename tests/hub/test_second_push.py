@@ -1,4 +1,4 @@
-"""A second push of another size: nothing of the first stays that a load could take for the model."""
+"""A second push of another size leaves nothing from the first that could be loaded as the model."""
 
 import json
 
@@ -29,7 +29,7 @@ for folder, size in ((whole, "50GB"), (sharded, size), (whole, "50GB")):
 
 @pytest.fixture(scope="module")
 def folders(tiny_model_folder, tmp_path_factory):
-    """The same architecture twice: in one file, and with other weights in several."""
+    """The same architecture twice: in one file, and with other weights in several files."""
     root = tmp_path_factory.mktemp("pushes")
     processor = CosmoProcessor.from_pretrained(tiny_model_folder)
     model = CosmoForConditionalGeneration.from_pretrained(tiny_model_folder)
@@ -62,7 +62,7 @@ def test_publishing_again_deletes_shards_and_code_of_before(hub, in_hub_process,
 
 
 def test_push_to_hub_of_transformers_deletes_weights_of_before(in_hub_process, folders):
-    """Shards that stay would cost memory alone; a whole file that stays would be loaded in place of new shards."""
+    """Left-over shards would only take up space; a left-over whole file would be loaded instead of new shards."""
     printed = in_hub_process(WITH_TRANSFORMERS, str(folders["whole"]), str(folders["sharded"]), SHARDED)
     pushes = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     assert len(weights(read_folder(folders["sharded"]))) > 3

@@ -1,4 +1,4 @@
-"""A corpus in a repository of the Hub: streamed in exact order with workers, inspected, never downloaded whole."""
+"""A corpus in a repository of the Hub is streamed by workers in exact order and inspected without a full download."""
 
 import json
 

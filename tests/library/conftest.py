@@ -1,4 +1,4 @@
-"""Tells pytest about the marks that transformers' own tests bear."""
+"""Register the marks of transformers' own tests with pytest."""
 
 import sys
 
@@ -15,14 +15,14 @@ MARKS = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """`--strict-markers` refuses what is not named."""
+    """Name the marks, as `--strict-markers` requires."""
     for mark in MARKS:
         config.addinivalue_line("markers", f"{mark}: of transformers' own tests")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """The suite draws ids and pixels from a generator of its own, which it leaves to the clock."""
+    """Seed the suite's own generator of ids and pixels, which it would seed from the clock."""
     for module in ("test_modeling_common", "test_processing_common"):
         loaded = sys.modules.get(f"{PACKAGE}.{module}")
         if loaded is not None:

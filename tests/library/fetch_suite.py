@@ -1,6 +1,6 @@
-"""Fetches the tests that transformers ships beside its own code, of the very version that is installed.
+"""Fetch the tests that transformers ships with its code, in exactly the installed version.
 
-They are used from a folder that git ignores and are no part of this project:
+They go to a folder that git ignores and are not part of this project:
     python tests/library/fetch_suite.py
 """
 
@@ -15,19 +15,19 @@ from pathlib import Path, PurePosixPath
 
 CACHE = Path(__file__).parents[2] / ".library-tests"
 PACKAGE = "transformers_tests"
-"""Name that the suite is imported by: its own, `tests`, is this project's too."""
+"""Name under which the suite is imported; its own name, `tests`, is also this project's."""
 
 
 def suite_folder() -> Path:
-    """Where the suite of the installed version lies, or would: the folder that holds the package."""
+    """Folder of the package with the installed version's suite; it may not exist yet."""
     return CACHE / version("transformers")
 
 
 def fetch(folder: Path) -> None:
-    """Download the source distribution from the package index and take its tests.
+    """Download the source distribution from the package index and extract its tests.
 
     Args:
-        folder: gets the package; whole or not at all, as it is renamed into place.
+        folder: receives the package, whole or not at all, since it is renamed into place.
 
     Raises:
         subprocess.CalledProcessError: if pip cannot get it.
@@ -76,7 +76,7 @@ def extract_tests(archive: Path, target: Path) -> None:
 
 
 def place_in_suite(name: str) -> PurePosixPath | None:
-    """`transformers-1.0/tests/a/b.py` -> `a/b.py`; `None` for what is no test file, or points elsewhere."""
+    """`transformers-1.0/tests/a/b.py` -> `a/b.py`; `None` for anything that is not a test file or points elsewhere."""
     parts = PurePosixPath(name).parts
     if len(parts) < 3 or parts[1] != "tests" or ".." in parts or name.startswith("/"):
         return None

@@ -1,4 +1,4 @@
-"""Imports the tests that transformers ships, with stand-ins for those of their neighbours that it does not ship."""
+"""Import the tests that transformers ships, with stand-ins for the modules next to them that it does not ship."""
 
 import importlib
 import sys
@@ -11,9 +11,9 @@ from tests.library.fetch_suite import PACKAGE, suite_folder
 
 
 STAND_INS: dict[str, dict[str, Any]] = {
-    # In the library's repository, not in its source distribution. What they check is checked by tests of our own:
-    # test_generation.py, test_generation_modes.py and test_compile.py of tests/modeling_cosmo. What came of a run of
-    # the mixins themselves is in test_model_mixins.py.
+    # These are in the library's repository but not in its source distribution. Our own tests check the same things:
+    # test_generation.py, test_generation_modes.py and test_compile.py in tests/modeling_cosmo. For the results of a
+    # run of the mixins themselves, see test_model_mixins.py.
     "generation.test_utils": {"GenerationTesterMixin": type("GenerationTesterMixin", (), {})},
     "exporters.test_export": {"ExportTesterMixin": type("ExportTesterMixin", (), {})},
     "utils.test_configuration_utils": {"config_common_kwargs": {}},  # not used on composite configs
@@ -21,7 +21,7 @@ STAND_INS: dict[str, dict[str, Any]] = {
 
 
 def suite_module(name: str) -> Any:
-    """A module of the suite; skips the caller's whole module where the suite is not there."""
+    """Import a module of the suite; without the suite, skip the caller's whole module."""
     folder = suite_folder()
     if not (folder / PACKAGE).is_dir():
         pytest.skip(f"no {folder.name} test suite of transformers here: make library", allow_module_level=True)
@@ -34,7 +34,7 @@ def suite_module(name: str) -> Any:
 
 
 def _stand_in(name: str, content: dict[str, Any]) -> None:
-    """Put an empty package and a module with the content where nothing else is."""
+    """Put an empty package and a module with this content where the suite has none."""
     package = name.rpartition(".")[0]
     for path, attributes in ((package, {}), (name, content)):
         if path not in sys.modules:

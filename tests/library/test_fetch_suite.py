@@ -1,4 +1,4 @@
-"""Of a source distribution only the files under its tests are taken, whatever else it holds."""
+"""Only the files under a source distribution's tests are extracted, whatever else it holds."""
 
 import io
 import tarfile

@@ -1,24 +1,24 @@
 """CosMo under the tests that transformers runs on its own models, for several language models.
 
-The suite is fetched, not copied (`make library`); without it this module skips. What the suite decides by the names of
-its own classes (which ones take labels, say) it decides for ours too, as `setUp` adds them to those lists.
+The suite is fetched, not copied (`make library`); without it this module is skipped. The suite decides some things by
+the names of its own classes, such as which ones take labels; `setUp` adds our classes to those lists.
 
-Not as they come:
-- `test_get_image_features_pooler_output`, `test_get_video_features_output`: the suite wants one (tokens, width) per
+Changed from the suite:
+- `test_get_image_features_pooler_output`, `test_get_video_features_output`: the suite expects one (tokens, width) per
   sample as `pooler_output`, which `generate` would repeat for beams; ours is the embedding in the shared space, one
   vector per sample, and our beams share their media (CosmoGenerationMixin).
-- Text features run the unimodal half alone, so there are as many hidden states and attentions as that has layers.
-- Videos come as `pixel_values` too, as everywhere in CosMo, not as `pixel_values_videos`.
-- Generation and export: their mixins are in the library's repository alone; see `STAND_INS` in suite.py. Those of
-  5.16.0.dev0 (commit decba1d2) were run by hand in November 2026 beside the suite of 5.23.0, gates open, slow tests
-  too:
-  - `GenerationTesterMixin` with OPT, Llama, GPT-NeoX and Mistral (SigLIP): of each, 36 tests passed and 16 were
-    skipped (FlashAttention, quanto, several GPUs, recurrent layers and the like). It was told that the cache of the
-    media has a layer for each gated block rather than for each decoder layer, that a static cache stands inside a
-    `CosmoCache`, and that the config has `use_cache`, which a composite one has in its part.
-  - `ExportGenerateTesterMixin` with OPT: vision tower, head and a decoding step are exported one by one; the
-    language model alone is not, as its layers take what only the whole model gives (`LayerTap`). The whole is
-    (test_compile.py).
+- Text features run the unimodal half alone, so there are as many hidden states and attentions as it has layers.
+- Videos are also passed as `pixel_values`, as everywhere in CosMo, not as `pixel_values_videos`.
+- Generation and export: their mixins are only in the library's repository; see `STAND_INS` in suite.py. Those of
+  5.16.0.dev0 (commit decba1d2) were run by hand in November 2026 with the suite of 5.23.0, with open gates and
+  including slow tests:
+  - `GenerationTesterMixin` with OPT, Llama, GPT-NeoX and Mistral (SigLIP): for each, 36 tests passed and 16 were
+    skipped (FlashAttention, quanto, several GPUs, recurrent layers and similar). It was adapted to three facts: the
+    cache of the media has a layer per gated block, not per decoder layer; a static cache is inside a `CosmoCache`;
+    and the config has `use_cache`, which a composite config has in its part.
+  - `ExportGenerateTesterMixin` with OPT: vision tower, head and a decoding step are exported one by one. The language
+    model alone is not, since its layers take arguments that only the whole model gives (`LayerTap`). The whole model
+    is exported in test_compile.py.
 """
 
 import unittest
@@ -38,12 +38,12 @@ configuration: Any = suite_module("test_configuration_common")
 
 pytestmark = [
     pytest.mark.library,
-    pytest.mark.filterwarnings("default"),  # written for a project whose warnings are no errors
+    pytest.mark.filterwarnings("default"),  # written for a project in which warnings are not errors
 ]
 
 
 class CosmoTester:
-    """A tiny model of one pair of towers and inputs for it, in the form that the suite wants."""
+    """A tiny model of one pair of towers, with inputs for it, in the form that the suite expects."""
 
     batch_size = 3
     seq_length = 7
@@ -99,10 +99,10 @@ ModelTesterMixin: Any = common.ModelTesterMixin
 
 
 class CosmoCommon(GenerationTesterMixin):
-    """What the suite is told about CosMo, for every pair of towers."""
+    """Settings of the suite for CosMo, for every pair of towers."""
 
     all_model_classes = (CosmoForConditionalGeneration, CosmoModel)
-    test_can_init_all_missing_weights_before_2023 = True  # to be tested at all without a copyright line
+    test_can_init_all_missing_weights_before_2023 = True  # needed for a file without a copyright line
     skip_test_video_features_output_shape = True
     _is_composite = True
     text_model_type = ""

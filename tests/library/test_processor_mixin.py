@@ -1,15 +1,16 @@
 """CosmoProcessor under the tests that transformers runs on its own processors.
 
-The suite is fetched, not copied (`make library`); without it this module skips. It reads pictures and videos of the
-Hub, for which small ones made here stand in.
+The suite is fetched, not copied (`make library`); without it this module is skipped. It reads pictures and videos of
+the Hub, which are replaced by small ones made here.
 
-Not as they come:
-- `test_init_arguments_not_in_processor_kwargs`: `num_frames` is saved with the processor and may be given with a call.
-  In the library that is a video processor's, which cannot be constructed without torchvision; ours is its own.
-- `test_processor_with_multiple_inputs`: the suite finds videos by the attribute `video_processor` and so gives a
-  picture alone for a text with both placeholders; run here with both.
-- `test_subprocessor_defaults` for pictures: ours are media (B, M, F, 3, H, W), the suite compares with (B, 3, H, W);
-  run here on the pixels.
+Changed from the suite:
+- `test_init_arguments_not_in_processor_kwargs`: `num_frames` is saved with the processor and may be passed to a call.
+  In the library it belongs to a video processor, which cannot be constructed without torchvision; here the processor
+  itself has it.
+- `test_processor_with_multiple_inputs`: the suite finds videos by the attribute `video_processor`, so it passes only a
+  picture for a text with both placeholders; run here with both.
+- `test_subprocessor_defaults` for pictures: ours are media (B, M, F, 3, H, W), but the suite compares with
+  (B, 3, H, W); run here on the pixels.
 """
 
 import sys
@@ -37,14 +38,14 @@ def tearDownModule():
 
 
 def url_to_local_path(url: str, *_: Any) -> str:
-    """A picture in place of one of the Hub's; what else the suite asks for is not read by its tests of CosMo."""
+    """Replace a picture of the Hub; the suite asks for other files too, but its tests of CosMo do not read them."""
     path = Path(FOLDER.name) / url.rpartition("/")[2]
     if path.suffix in (".png", ".jpg") and not path.is_file():
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(path)
     return str(path)
 
 
-hub_objects = types.ModuleType("fetch_hub_objects_for_ci")  # of the library's repository, not in its distribution
+hub_objects = types.ModuleType("fetch_hub_objects_for_ci")  # in the library's repository, not in its distribution
 hub_objects.__dict__["url_to_local_path"] = url_to_local_path
 sys.modules.setdefault(hub_objects.__name__, hub_objects)
 
@@ -52,7 +53,7 @@ processing: Any = suite_module("test_processing_common")
 
 pytestmark = [
     pytest.mark.library,
-    pytest.mark.filterwarnings("default"),  # written for a project whose warnings are no errors
+    pytest.mark.filterwarnings("default"),  # written for a project in which warnings are not errors
 ]
 
 
