@@ -43,19 +43,19 @@ class CosmoConfig(PreTrainedConfig):
     """Config of the causal language model."""
 
     unimodal_depth: int | None = None
-    """Layers of the language model that see text only; the upper layers may hold blocks. Default: half of them."""
+    """Lower layers of the language model, which see text only; blocks go above them. Default: half of the layers."""
     cross_attention_interval: int = 1
-    """A gated block stands before every so-many-th layer of the upper part, beginning with its first."""
+    """There is a gated block before every n-th layer of the upper part, starting with its first."""
     cross_attention_layers: list[int] | None = None
-    """Layers that a gated block stands before, ascending; takes the place of depth and interval where it is given."""
+    """Layers with a gated block before them, ascending; if given, used instead of depth and interval."""
     cross_attention_heads: int = 8
     """Heads of the gated cross-attention and of the text pool."""
     cross_attention_head_dim: int = 64
     """Channels of each such head before compression."""
     compress_ratio: int = 1
-    """Divides the inner widths of attention and feed-forward in the gated blocks; the number of heads stays."""
+    """Divides the inner widths of attention and feed-forward in the gated blocks, but not the number of heads."""
     feed_forward_factor: int = 4
-    """Inner width of every feed-forward of ours, as a multiple of its width (before compression)."""
+    """Inner width of every feed-forward layer outside the towers, as a multiple of its width (before compression)."""
     only_attend_immediate_media: bool = True
     """A token sees only the latest medium; otherwise all media up to and including it."""
     qk_norm: bool = False
@@ -70,43 +70,43 @@ class CosmoConfig(PreTrainedConfig):
     num_visual_tokens: int = 64
     """Visual tokens per medium that the language model can attend to."""
     max_frames: int = 0
-    """Longest video, in frames, that gets a learned position embedding per frame; 0: none, frames are a set."""
+    """Longest video, in frames, with a learned position embedding per frame; 0: none, so frames are a set."""
     patch_tokens: Literal["before_ln_post", "after_ln_post"] = "before_ln_post"
     """Whether the resampler reads the vision tower's patch tokens before or after its final LayerNorm."""
 
     contrastive: bool = True
-    """Whether there are a class latent, a text pool, two projections and a temperature for the contrastive loss."""
+    """Whether to build the parts of the contrastive loss: class latent, text pool, two projections, temperature."""
     shared_dim: int = 512
     """Dimension in which texts and media are compared."""
     logit_scale_init: float = 2.6592600369327783
     """Start of the logarithm of the inverse temperature: ln(1 / 0.07) as in CLIP; the released configs say 0.2."""
     contrastive_weight: float = 1.0
-    """Weight of the contrastive loss beside the language-model loss."""
+    """Weight of the contrastive loss relative to the language-model loss."""
     contrastive_gather: bool = True
-    """Whether the contrastive loss compares with the samples of all processes instead of this one's alone."""
+    """Whether the contrastive loss compares the samples of all processes, not only those of this one."""
 
     text_embedding_depth: int | None = None
-    """The text pool reads the states after so many layers. Default: `unimodal_depth`; released: one less."""
+    """Layers after which the text pool reads the states. Default: `unimodal_depth`; released: one less."""
     text_pool_attends_padding: bool = False
-    """The text pool sees padding too, as released, so that padding changes text embeddings."""
+    """The text pool also sees padding, as released, so padding changes text embeddings."""
     vision_mean_includes_padding: bool = False
     """The vision embedding is the mean over all slots of a sample, padding media included, as released."""
     uniform_before_first_medium: bool = False
-    """Text before the first medium attends uniformly to all; released without `only_attend_immediate_media`."""
+    """Text before the first medium attends to all media equally, as released without `only_attend_immediate_media`."""
     scale_by_uncompressed_head: bool = False
     """Attention of the gated blocks is scaled by the head width before compression, as released."""
 
     freeze_towers: bool = False
-    """The vision tower and the language model but for its blocks do not train; `from_pretrained` gives them frozen."""
+    """Freeze the vision tower and the language model except its blocks; `from_pretrained` also freezes them."""
     train_new_tokens: bool = False
-    """The embeddings of `<visual>` and `<|endofchunk|>` train, though the language model be frozen (OpenFlamingo)."""
+    """Train the embeddings of `<visual>` and `<|endofchunk|>` even if the language model is frozen (OpenFlamingo)."""
 
     visual_token_id: int | None = None
     """Id of `<visual>`."""
     end_of_chunk_token_id: int | None = None
     """Id of `<|endofchunk|>`."""
     bos_token_id: int | None = None
-    """Id that begins a text. Default: the language model's."""
+    """Id that starts a text. Default: the language model's."""
     eos_token_id: int | list[int] | None = None
     """Id or ids that end a text. Default: the language model's."""
     pad_token_id: int | None = None
