@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dataset_builder.atomic import write_whole
+from dataset_builder.atomic import put_in_place, write_whole
 from dataset_builder.card import keep_common, make_card
 from dataset_builder.compare.marks import CorpusStage, Drafts
-from dataset_builder.corpus.output_folder import remove_leftovers, replace_folder, store_videos, write_checksums
+from dataset_builder.corpus.output_folder import remove_leftovers, store_videos, write_checksums
 from dataset_builder.corpus.shard_index import write_index
 from dataset_builder.corpus.shards import ROW_BYTES, plan_shards, shard_name, write_shard
 from dataset_builder.corpus.statistics import SplitStatistics, TokenCounter, total
@@ -169,7 +169,8 @@ def write_shards(
             records = _records(of_shard, statistics[split], tools, count_tokens)
             write_shard(fresh / shard_name(split, index, len(plan), settings), records, settings, embedded)
     store_videos(work.output_dir, [] if settings.embed_videos else [source for source, _ in readable])
-    replace_folder(work.output_dir / "data", fresh)
+    fresh.mkdir(parents=True, exist_ok=True)  # if no video could be read, an empty folder replaces an older corpus
+    put_in_place(fresh, work.output_dir / "data")
     return statistics, tools
 
 

@@ -38,7 +38,8 @@ def _own_precision(tower: Any, device_type: str) -> Any:
 
     There every LayerNorm gives float32, CLIP's first one too, so that all its layers would move twice the bytes.
     """
-    if not torch.is_autocast_enabled(device_type) or any(weight.dtype not in HALF for weight in tower.parameters()):
+    on = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    if not on or any(weight.dtype not in HALF for weight in tower.parameters()):
         return nullcontext()
     return torch.autocast(device_type, enabled=False)
 

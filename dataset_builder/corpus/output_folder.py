@@ -1,11 +1,11 @@
-"""The corpus folder beside its records: videos, the swap of old shards for new ones, checksums."""
+"""The corpus folder beside its records: videos, what a killed build left, checksums."""
 
 import hashlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from dataset_builder.atomic import replacing, write_whole
+from dataset_builder.atomic import recover, replacing, write_whole
 from dataset_builder.inputs import SourceVideo
 
 
@@ -61,17 +61,9 @@ def _same_status(first: Path, second: Path) -> bool:
 
 
 def remove_leftovers(output_dir: Path) -> None:
-    """Remove what a killed build was about to write beside the shards, so that it is not published with them."""
-    for name in WRITTEN:
-        for path in output_dir.glob(f"{name}.*.tmp"):
-            path.unlink()
-
-
-def replace_folder(target: Path, fresh: Path) -> None:
-    """Put a finished folder in the place of an older one."""
-    fresh.mkdir(parents=True, exist_ok=True)  # nothing was readable: an empty folder replaces an older corpus
-    shutil.rmtree(target, ignore_errors=True)
-    fresh.rename(target)
+    """Clear up what a killed build left half written; old shards that it had moved aside get their place back."""
+    for name in ("data", *WRITTEN):
+        recover(output_dir, name)
 
 
 def write_checksums(output_dir: Path) -> None:

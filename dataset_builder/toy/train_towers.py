@@ -1,8 +1,6 @@
 """Trains and saves the two toy towers (`cosmo toy towers`): a CLIP and an OPT, in fp16, with a card."""
 
 import json
-import os
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +11,7 @@ import torch
 import transformers
 from transformers import CLIPImageProcessorPil, PreTrainedModel, PreTrainedTokenizerFast
 
+from dataset_builder.atomic import replacing_folder
 from dataset_builder.toy.clip_tower import PIXEL_MEAN, PIXEL_STD, SIZE_PX, train_clip, zero_shot_scores
 from dataset_builder.toy.text_tower import text_scores, train_opt
 from dataset_builder.toy.texts import train_tokenizer
@@ -114,14 +113,12 @@ def _make_tower(
             raise ValueError(f"{folder} holds a tower of other settings {found['settings']}, asked: {wanted}")
         return found["scores"]
     model, scores = make()
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    model.half().save_pretrained(aside)
-    tokenizer.save_pretrained(aside)
-    if folder.name == "clip":
-        image_processor().save_pretrained(aside)
-    (aside / "scores.json").write_text(json.dumps({"settings": wanted, "scores": scores}, indent=1))
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.replace(folder)
+    with replacing_folder(folder) as aside:
+        model.half().save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+        if folder.name == "clip":
+            image_processor().save_pretrained(aside)
+        (aside / "scores.json").write_text(json.dumps({"settings": wanted, "scores": scores}, indent=1))
     return scores
 
 

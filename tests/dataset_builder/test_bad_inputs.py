@@ -276,7 +276,7 @@ def test_a_videos_own_json_may_be_anything(folder, tower_dir):
 
 def test_what_a_killed_build_was_about_to_write_is_removed(folder, recipe):
     (folder.parent / "out" / ".build").mkdir(parents=True)
-    for name in ("README.md.123.tmp", "shards.json.123.tmp", "mine.tmp"):
+    for name in ("README.md.0123456789abcdef.tmp", "shards.json.fedcba9876543210.tmp", "mine.tmp"):
         (folder.parent / "out" / name).write_text("half")
     build(folder, recipe)
     assert [path.name for path in (folder.parent / "out").glob("*.tmp")] == ["mine.tmp"]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from dataset_builder import build_corpus, load_recipe, read_corpus
+from dataset_builder.corpus.output_folder import remove_leftovers
 from dataset_builder.engines.outcome_file import load_outcome
 from dataset_builder.inputs import find_videos
 from tests.dataset_builder.make_videos import encode, story
@@ -137,6 +138,25 @@ def test_a_torn_result_is_made_again(narrated_dir, tower_dir, tmp_path):
     (tmp_path / ".build" / "state.json").unlink()
     assert not build_corpus(narrated_dir, tmp_path, recipe, workers=1, progress=False).up_to_date
     assert {path: path.read_bytes() for path in (tmp_path / "data").iterdir()} == shards
+
+
+def test_a_kill_between_old_shards_and_new_ones_loses_neither(narrated_dir, tower_dir, tmp_path):
+    """As a kill leaves it: the old shards are aside, the new ones are not there yet."""
+    recipe = load_recipe("toy", {"segment.tower": str(tower_dir)})
+    build_corpus(narrated_dir, tmp_path, recipe, workers=1, progress=False)
+    shards = {path: path.read_bytes() for path in (tmp_path / "data").iterdir()}
+    aside = tmp_path / ".data.0123456789abcdef.old"
+    aside.mkdir()
+    (tmp_path / "data").rename(aside / "data")
+    (tmp_path / "SHA256SUMS.0123456789abcdef.tmp").write_text("half")
+    remove_leftovers(tmp_path)
+    assert {path: path.read_bytes() for path in (tmp_path / "data").iterdir()} == shards
+    aside.mkdir()
+    (tmp_path / "data").rename(aside / "data")
+    (tmp_path / ".build" / "state.json").unlink()
+    build_corpus(narrated_dir, tmp_path, recipe, workers=1, progress=False)
+    assert {path: path.read_bytes() for path in (tmp_path / "data").iterdir()} == shards
+    assert not [path.name for path in tmp_path.iterdir() if "0123456789abcdef" in path.name]
 
 
 def test_what_changed_is_made_again_and_the_rest_is_kept(narrated_dir, tower_dir, tmp_path):

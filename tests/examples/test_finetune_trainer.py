@@ -4,8 +4,9 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import torch
 from peft import PeftModel
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 
 
 FILE = Path(__file__).parents[2] / "examples" / "finetune_trainer.py"
@@ -34,6 +35,11 @@ def test_it_learns_to_name_what_it_never_saw(tmp_path, capsys):
     processor = AutoProcessor.from_pretrained(tmp_path / "model")
     captions = example.caption(merged, processor, test)
     assert example.share_right(captions, test) > 0.8
+    set_seed(0)  # as in the example: new tokens' rows are drawn, and the adapter holds only what training changed
     base, _ = example.join_towers()
     adapted = PeftModel.from_pretrained(base, tmp_path / "adapter")
-    assert example.caption(adapted, processor, test) == captions
+    inputs = processor(text=[sample["text"] for sample in test], images=[sample["images"] for sample in test])
+    with torch.no_grad():
+        logits = [model.eval()(**inputs).logits[inputs["attention_mask"].bool()] for model in (merged, adapted)]
+    # float32: merged weights are rounded once more; a greedy caption may flip at a near tie, so logits compare
+    torch.testing.assert_close(*logits, atol=1e-3, rtol=1e-3)
