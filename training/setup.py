@@ -16,7 +16,7 @@ from training.config import TOY, TrainingConfig
 from training.data.batches import Batches
 from training.data.clips import load_clips
 from training.data.collate import Collator
-from training.data.features import CachedFeatures, DecodedPixels, FrameReader, features_path, write_features
+from training.data.features import CachedFeatures, DecodedPixels, VisualInputs, features_path, write_features
 from training.data.samples import build_sources
 
 
@@ -87,13 +87,13 @@ def build_batches(
 ) -> Batches:
     """Batches over one split of the corpus; the first process writes the features where they are missing."""
     table = load_clips(corpus, split)
-    reader: FrameReader = DecodedPixels(table, processor, config.num_frames * config.frame_choices)
+    visual_inputs: VisualInputs = DecodedPixels(table, processor, config.num_frames * config.frame_choices)
     if config.cache_features:
         path = features_path(table, model, processor, config, Path(config.cache_dir or output / "cache"))
         with accelerator.main_process_first():
             if not path.is_file():
                 write_features(path, table, model, processor, config)
-        reader = CachedFeatures(path)
-    collator = Collator(processor, reader, config.max_length)
+        visual_inputs = CachedFeatures(path)
+    collator = Collator(processor, visual_inputs, config.max_length)
     sources = build_sources(table, config)
     return Batches(sources, collator, config, accelerator.num_processes, accelerator.process_index)

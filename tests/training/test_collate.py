@@ -80,9 +80,9 @@ def test_training_on_cached_features_equals_training_on_pixels(built, table, set
     for name, source in build_sources(table, config).items():
         samples = source.draw(5, 7)
         results = []
-        for reader in (CachedFeatures(path), DecodedPixels(table, processor, 3 * frame_choices)):
+        for visual_inputs in (CachedFeatures(path), DecodedPixels(table, processor, 3 * frame_choices)):
             model.zero_grad()
-            batch = to_device(Collator(processor, reader, 64)(samples), torch.device("cpu"))
+            batch = to_device(Collator(processor, visual_inputs, 64)(samples), torch.device("cpu"))
             output = model(**batch, compute_contrastive=samples.contrastive)
             output.loss.backward()
             gradient = model.model.resampler.latents.grad

@@ -4,15 +4,15 @@ from typing import Any
 
 import torch
 
-from training.data.features import FrameReader
+from training.data.features import VisualInputs
 from training.data.samples import Samples
 
 
 class Collator:
     """Writes the placeholders through the processor, tokenises, pads on the right and adds what the model sees."""
 
-    def __init__(self, processor: Any, reader: FrameReader, max_length: int) -> None:
-        self.processor, self.reader, self.max_length = processor, reader, max_length
+    def __init__(self, processor: Any, visual_inputs: VisualInputs, max_length: int) -> None:
+        self.processor, self.visual_inputs, self.max_length = processor, visual_inputs, max_length
         self.visual_token_id = processor.token_ids()["visual_token_id"]
 
     def __call__(self, samples: Samples) -> dict[str, torch.Tensor]:
@@ -39,7 +39,7 @@ class Collator:
             "attention_mask": mask,
             "labels": self.processor.build_labels(ids, mask),
             "media_mask": media_mask.contiguous(),
-            **self.reader.read(samples.clips, samples.frames),
+            **self.visual_inputs.read(samples.clips, samples.frames),
         }
 
 

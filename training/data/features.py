@@ -29,7 +29,7 @@ UNRELATED = frozenset(  # keys of a tower's files that change nothing in its fea
 )
 
 
-class FrameReader(Protocol):
+class VisualInputs(Protocol):
     """Gives the model's visual input for chosen frames of chosen clips."""
 
     def read(self, clips: Indices, frames: Indices) -> dict[str, torch.Tensor]:
