@@ -154,6 +154,13 @@ def test_the_page_on_training_shows_its_floors():
 
 
 @pytest.mark.parametrize("package", FLOORS)
+def test_the_page_shows_the_floors(package):
+    table = (ROOT / "docs" / "architecture.md").read_text().split(f"### `{package}/`")[1].split("\n\n")[1]
+    shown = [set(re.findall(r"`(\w+)(?:\.py|/)`", row.split("|")[1])) for row in table.splitlines()[2:]]
+    assert shown == [*FLOORS[package]]
+
+
+@pytest.mark.parametrize("package", FLOORS)
 def test_imports_lead_downwards(package):
     assert arrows_not_downwards(package, SOURCES) == []
 
