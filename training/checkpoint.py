@@ -1,7 +1,7 @@
-"""Checkpoints without pickle: what trains and its AdamW moments as safetensors, the rest as JSON.
+"""Checkpoints without pickle: trainable parameters and their AdamW moments as safetensors, the rest as JSON.
 
-Frozen towers are not in them: they come from the config, as at the start. Samples, learning rate and random numbers
-follow from the step, so the step is all the state they need.
+Frozen towers are not saved: they come from the config, as at the start. Samples, learning rate and random numbers
+depend on the step only, so the step is all the state that they need.
 """
 
 import json
@@ -20,15 +20,15 @@ from training.optimization import trainable_parameters
 def save_checkpoint(
     folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, window: dict[str, Any], keep: int
 ) -> None:
-    """Write `folder/step-N/` whole or not at all, and remove all but the `keep` newest.
+    """Write `folder/step-N/` whole or not at all, then remove all but the `keep` newest.
 
     Args:
         folder: the run's `checkpoints/`.
         step: optimizer steps done.
-        model: bare model, whose trainable parameters are saved.
-        optimizer: its AdamW.
+        model: the bare model; its trainable parameters are saved.
+        optimizer: AdamW of these parameters.
         window: sums since the last logged line, as JSON values.
-        keep: how many checkpoints remain, at least 1.
+        keep: number of checkpoints to keep, at least 1.
     """
     parameters = trainable_parameters(model)
     moments = {
@@ -47,13 +47,13 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Any]]:
-    """Put a checkpoint into a model and optimizer built from the same config.
+    """Load a checkpoint into a model and optimizer built from the same config.
 
     Returns:
-        Optimizer steps done, and the sums since the last logged line.
+        The optimizer steps done, and the sums since the last logged line.
 
     Raises:
-        ValueError: if the checkpoint's parameters are not the ones that train.
+        ValueError: if the checkpoint holds other parameters than the trainable ones.
     """
     parameters = trainable_parameters(model)
     saved = load_file(path / "model.safetensors")
@@ -69,14 +69,14 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Finished checkpoints, oldest first."""
+    """Return the finished checkpoints, oldest first."""
     return sorted(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def _load_moments(
     moments: dict[str, torch.Tensor], parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> None:
-    """Fill the optimizer's state; parameters that never had a gradient have none."""
+    """Fill the optimizer's state; parameters that never had a gradient get none."""
     by_name: dict[str, dict[str, torch.Tensor]] = {}
     for key, value in moments.items():
         name, _, kind = key.rpartition("/")

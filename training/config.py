@@ -1,7 +1,7 @@
-"""What a training run is: one frozen record of flat keys, from a shipped recipe or a file plus `key=value` words.
+"""Configuration of a run: one frozen record of flat keys, from a shipped recipe or a file plus `key=value` words.
 
-Keys that transformers' `TrainingArguments` has are named as there. Keys of `CosmoConfig` (unimodal_depth, ...) may
-stand beside them and shape the new model.
+Keys that transformers' `TrainingArguments` also has are named as there. Keys of `CosmoConfig` (unimodal_depth, ...)
+are accepted too; they shape the new model.
 """
 
 import dataclasses
@@ -26,40 +26,40 @@ class TrainingConfig:
     """One run. Steps are optimizer steps; batch sizes are samples per process and micro-batch."""
 
     corpus: str
-    """Folder written by `cosmo build`, or `toy`: the toy world, rendered and built inside the run folder if absent."""
+    """Folder written by `cosmo build`, or `toy`: the toy world, rendered and built in the run folder if missing."""
     toy_videos: int = 600
-    """Videos to render where `corpus` is `toy`."""
+    """Number of videos to render if `corpus` is `toy`."""
     train_split: str = "train"
     validation_split: str = "validation"
 
     model: str = ""
-    """Folder or id of a CosMo model to go on training; empty starts from `vision` and `text`."""
+    """Folder or id of a CosMo model to continue training; empty: start from `vision` and `text`."""
     vision: str = ""
     """Folder or id of the vision tower, or `toy` for the shipped one."""
     text: str = ""
     """Folder or id of the language model, or `toy` for the shipped one."""
     cosmo_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Gathered from the keys of `CosmoConfig`; never typed itself."""
+    """Collected from the keys of `CosmoConfig`; cannot be given itself."""
 
     num_frames: int = 6
-    """Frames of a clip that the model sees, one from each of as many equal parts."""
+    """Frames of a clip that the model sees, one from each of `num_frames` equal parts."""
     frame_choices: int = 1
-    """Frames decoded per part; above 1 each draw takes a random one of them (costs as many times the cache)."""
+    """Frames decoded per part; above 1, each draw takes one of them at random, and the cache grows by this factor."""
     max_length: int = 128
-    """Tokens per sample; longer text is cut, and media whose placeholder fell off are masked."""
+    """Tokens per sample; longer text is cut, and media whose placeholder was cut off are masked."""
     cache_features: bool = True
-    """Run the frozen vision tower once per clip and train from a float16 file; false: decode and encode every time."""
+    """Run the frozen vision tower once per clip and train on a float16 file; false: decode and encode each draw."""
     cache_dir: str = ""
-    """Where the features lie; empty means `cache/` in the run folder. May be shared by runs."""
+    """Folder of the features; empty: `cache/` in the run folder. Runs may share it."""
     preprocessing_num_workers: int = 2
-    """Threads that decode clips, and processes that make the toy corpus."""
+    """Number of threads that decode clips, and of processes that make the toy corpus."""
 
     frame_text_weight: float = 1.0
-    """Share of micro-batches, relative to the other weights, that pair one frame with its clip's caption; 0 = none."""
+    """Share of micro-batches, relative to the other weights, that pair one frame with its clip's caption; 0: none."""
     clip_text_weight: float = 2.0
-    """The same for whole clips with their caption."""
+    """Share of micro-batches with whole clips and their caption."""
     interleaved_weight: float = 1.0
-    """The same for neighbouring clips of one video with all their captions."""
+    """Share of micro-batches with neighbouring clips of one video and all their captions."""
     frame_text_batch_size: int = 0
     """0 takes `per_device_train_batch_size`."""
     clip_text_batch_size: int = 0
@@ -67,38 +67,39 @@ class TrainingConfig:
     interleaved_batch_size: int = 0
     """0 takes `per_device_train_batch_size`."""
     frame_text_contrastive: bool = True
-    """Whether these samples also count in the contrastive loss."""
+    """Whether samples of one frame also count in the contrastive loss."""
     clip_text_contrastive: bool = True
     interleaved_contrastive: bool = False
     clips_per_document: int = 3
-    """Most clips in an interleaved sample (at least 2); each micro-batch draws its number from 2 to this."""
+    """Maximum clips of an interleaved sample, at least 2; each micro-batch draws its number from 2 to this."""
 
     max_steps: int = 1000
     per_device_train_batch_size: int = 32
     gradient_accumulation_steps: int = 1
     learning_rate: float = 5e-4
     gate_learning_rate: float = 0.0
-    """Of the cross-attention's gates, which start at 0 and scale all that the blocks add; 0 takes `learning_rate`."""
+    """Learning rate of the cross-attention gates, which start at 0 and scale all that the blocks add; 0 takes
+    `learning_rate`."""
     warmup_steps: int = 50
-    """Steps of linear rise; a cosine to 0 at `max_steps` follows."""
+    """Steps of linear warm-up; then a cosine falls to 0 at `max_steps`."""
     weight_decay: float = 0.1
-    """On matrices only: norms, biases, gates and the temperature are free of it."""
+    """Weight decay of matrices; norms, biases, gates and the temperature have none."""
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     max_grad_norm: float = 1.0
     seed: int = 42
     bf16: bool | Literal["auto"] = "auto"
-    """Autocast to bfloat16; auto: on a GPU that has it, float32 on the CPU. True on a CPU pays where it has AMX, and
-    takes written-out attention, whose bfloat16 backward is faster there."""
+    """Whether to autocast to bfloat16; auto: on a GPU that supports it, but not on the CPU. True is faster on a CPU
+    with AMX; it then uses eager attention, whose bfloat16 backward is faster there."""
 
     logging_steps: int = 10
     eval_steps: int = 0
-    """Steps between validations; 0 = none."""
+    """Steps between validations; 0: none."""
     eval_samples: int = 256
-    """Samples per source and validation."""
+    """Samples of each source per validation."""
     save_steps: int = 500
     save_total_limit: int = 2
-    """Newest checkpoints kept."""
+    """Number of newest checkpoints to keep."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -129,33 +130,33 @@ class TrainingConfig:
             raise ValueError(f"contrastive=False leaves no head for {', '.join(paired)}: set these to false as well")
 
     def _check_model(self) -> None:
-        """Refuse options that do not go together with the model or towers.
+        """Refuse options that contradict the model or the towers.
 
         Raises:
-            ValueError: naming the keys.
+            ValueError: with the names of the keys.
         """
         if self.model and (self.vision or self.text or self.cosmo_options):
             clash = sorted({*self.cosmo_options, *(name for name in ("vision", "text") if getattr(self, name))})
-            raise ValueError(f"model={self.model} already fixes {', '.join(clash)}: leave out the one or the other")
+            raise ValueError(f"model={self.model} already fixes {', '.join(clash)}: leave out one or the other")
         if not self.model and not (self.vision and self.text):
             raise ValueError("give either model, or both vision and text")
         if 0 < (max_frames := self.cosmo_options.get("max_frames") or 0) < self.num_frames:
             raise ValueError(f"num_frames={self.num_frames} is more than the model's max_frames={max_frames}")
 
     def weight(self, source: str) -> float:
-        """Relative share of a source's micro-batches."""
+        """Return a source's relative share of micro-batches."""
         return float(getattr(self, f"{source}_weight"))
 
     def batch_size(self, source: str) -> int:
-        """Samples of a source per process and micro-batch."""
+        """Return the samples of a source per process and micro-batch."""
         return getattr(self, f"{source}_batch_size") or self.per_device_train_batch_size
 
     def contrastive(self, source: str) -> bool:
-        """Whether a source's samples count in the contrastive loss."""
+        """Return whether a source's samples count in the contrastive loss."""
         return bool(getattr(self, f"{source}_contrastive"))
 
     def to_dict(self) -> dict[str, Any]:
-        """Flat keys in the order of the fields, the model's options last, as `load_config` reads them."""
+        """Return flat keys in the order of the fields, the model's options last, as `load_config` reads them."""
         values = dataclasses.asdict(self)
         return {key: value for key, value in values.items() if key != "cosmo_options"} | values["cosmo_options"]
 
@@ -164,8 +165,8 @@ def load_config(name_or_file: str, overrides: Sequence[str] = ()) -> TrainingCon
     """Read a shipped recipe (`toy`) or a YAML file, then apply `key=value` words.
 
     Raises:
-        ValueError: in one line, for a recipe that is not there, an unknown key, a value of another type, an override
-            without `=`, or keys that contradict each other.
+        ValueError: in one line, for a missing recipe, an unknown key, a value of the wrong type, an override without
+            `=`, or keys that contradict each other.
     """
     values = read_yaml(name_or_file)
     for word in overrides:
@@ -177,7 +178,7 @@ def load_config(name_or_file: str, overrides: Sequence[str] = ()) -> TrainingCon
 
 
 def read_yaml(name_or_file: str) -> dict[str, Any]:
-    """The keys of a recipe, unchecked; see `load_config`."""
+    """Read the keys of a recipe without checking them; see `load_config`."""
     shipped = resources.files("training") / "recipes"
     path = Path(name_or_file)
     if path.suffix in (".yaml", ".yml"):
@@ -198,13 +199,13 @@ def read_yaml(name_or_file: str) -> dict[str, Any]:
 
 
 def shipped_recipes() -> list[str]:
-    """Names that `--config` takes without a file."""
+    """Return the recipe names that `--config` takes."""
     names = (Path(entry.name) for entry in (resources.files("training") / "recipes").iterdir())
     return sorted(name.stem for name in names if name.suffix == ".yaml")
 
 
 def config_from_dict(values: Mapping[str, Any]) -> TrainingConfig:
-    """Sort flat keys into ours and `CosmoConfig`'s, and check each value's type.
+    """Split flat keys into ours and those of `CosmoConfig`, and check the type of each value.
 
     Raises:
         ValueError: for an unknown key, a missing `corpus`, a wrong type, or a contradiction.
@@ -225,17 +226,17 @@ def config_from_dict(values: Mapping[str, Any]) -> TrainingConfig:
 
 
 def model_option_names() -> frozenset[str]:
-    """Fields that `CosmoConfig` itself declares; the towers' configs and the token ids come from the towers."""
+    """Return the fields that `CosmoConfig` itself declares, except tower configs and token ids, set by the towers."""
     own = CosmoConfig.__annotations__
     names = (field.name for field in dataclasses.fields(CosmoConfig))
     return frozenset(name for name in names if name in own and not name.endswith(("_config", "_id")))
 
 
 def check_numbers(values: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[str, Any]:
-    """The values, those of fields that hold numbers or true or false as `_checked` reads them.
+    """Return the values, after checking those of numeric and boolean fields with `_checked`.
 
     Raises:
-        ValueError: naming key, value and expected type.
+        ValueError: with key, value and expected type.
     """
     simple = {int, float, bool, types.NoneType}
     checked = {key: _checked(key, values[key], hint) for key, hint in hints.items()
@@ -244,10 +245,10 @@ def check_numbers(values: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[s
 
 
 def _checked(key: str, value: Any, hint: Any) -> Any:
-    """The value if it has the field's type; for a float also a whole number or `5e-4`, which YAML reads as a word.
+    """Return the value if it has the field's type; a float may be a whole number, or `5e-4`, which YAML reads as text.
 
     Raises:
-        ValueError: naming key, value and expected type.
+        ValueError: with key, value and expected type.
     """
     choices = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     for choice in choices:
@@ -267,6 +268,6 @@ def _checked(key: str, value: Any, hint: Any) -> Any:
 
 
 def _require(holds: bool, config: TrainingConfig, name: str, expected: str) -> None:
-    """Refuse a value by the name that the user typed."""
+    """Raise `ValueError` with the name that the user typed, unless the condition holds."""
     if not holds:
         raise ValueError(f"{name}={getattr(config, name)}: expected {expected}")

@@ -1,7 +1,7 @@
-"""Fine-tunes a CosMo on the clips of a corpus with transformers' `Trainer`, with LoRA or without.
+"""Fine-tune a CosMo model on the clips of a corpus with transformers' `Trainer`, with or without LoRA.
 
-Where `cosmo train` is a loop of our own for pretraining, with mixed sources and cached features, this is the program
-that users of transformers know: settings are `TrainingArguments`, adapters are PEFT's, checkpoints are `Trainer`'s.
+`cosmo train` is our own loop for pretraining, with mixed sources and cached features. This program works as users of
+transformers expect: settings are `TrainingArguments`, adapters are PEFT's, checkpoints are `Trainer`'s.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from training.setup import build_model
 
 
 class Adapter(StrEnum):
-    """Where LoRA goes."""
+    """Modules that get LoRA."""
 
     none = "none"
     language_model = "language_model"
@@ -42,18 +42,18 @@ TARGETS = {
     Adapter.cross_attention: r".*cross_attention\.attention\.(q_proj|v_proj)",
 }
 TARGETS[Adapter.both] = f"({TARGETS[Adapter.language_model]})|({TARGETS[Adapter.cross_attention]})"
-"""Patterns of module names; the vision tower's projections, which have the same last names, are not among them."""
+"""Patterns of module names; they do not match the vision tower's projections, which have the same last names."""
 NEW_PARTS = ("resampler", "cross_attention", "text_pool", "text_projection", "vision_projection", "new_tokens")
-"""What CosMo adds to the towers, by the names that PEFT's `modules_to_save` takes."""
+"""Parts that CosMo adds to the towers, by their names in PEFT's `modules_to_save`."""
 SHAPING = ("model", "vision", "text", "adapter", "rank", "adapter_only", "num_frames")
-"""Settings that a checkpoint can only go on with, beside the options of the model."""
+"""Settings that must not change after the first checkpoint, besides the options of the model."""
 NOT_TAKEN = {
     "output_dir": "--output names the folder",
-    "remove_unused_columns": "the samples' columns are words and media, of which the collator makes inputs",
-    "resume_from_checkpoint": "the same command goes on from the last whole checkpoint in --output",
-    "label_smoothing_factor": "Trainer would compare each label with the logits at its own place",
+    "remove_unused_columns": "the collator makes inputs from the samples' columns of text and media",
+    "resume_from_checkpoint": "the same command continues from the last whole checkpoint in --output",
+    "label_smoothing_factor": "Trainer would compare each label with the logits at its own position",
 }
-"""Fields of `TrainingArguments` that cannot be followed here, and why."""
+"""Fields of `TrainingArguments` that are refused here, and why."""
 ENVIRONMENT = "environment.json"
 DEFAULTS: Mapping[str, Any] = {
     "max_steps": 200,
@@ -65,11 +65,11 @@ DEFAULTS: Mapping[str, Any] = {
     "save_steps": 100,
     "save_total_limit": 2,
 }
-"""Values of `TrainingArguments` where neither the caller nor transformers names better ones."""
+"""Values of `TrainingArguments` that replace transformers' defaults; the caller's options win."""
 
 
 class Clips(Dataset[dict[str, Any]]):
-    """Kept clips of a corpus split as `CosmoDataCollator` takes them, decoded when they are asked for."""
+    """Kept clips of a corpus split in the form that `CosmoDataCollator` takes, decoded on request."""
 
     def __init__(self, table: ClipTable, processor: Any, num_frames: int) -> None:
         self.table, self.processor, self.num_frames = table, processor, num_frames
@@ -84,28 +84,28 @@ class Clips(Dataset[dict[str, Any]]):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FinetuneSettings:
-    """What is fine-tuned, on what, and how."""
+    """Settings of a fine-tuning run."""
 
     corpus: str
     """Folder written by `cosmo build`."""
     output: Path
-    """Receives checkpoints, `adapter/` if there is one, and `model/`."""
+    """Folder for checkpoints, `adapter/` if there is one, and `model/`."""
     model: str = ""
-    """Folder or id of a CosMo; empty starts from two towers."""
+    """Folder or id of a CosMo model; empty: start from two towers."""
     vision: str = ""
     """Folder or id of the vision tower, or `toy` for the shipped one."""
     text: str = ""
     """Folder or id of the language model, or `toy` for the shipped one."""
     adapter: Adapter = Adapter.language_model
-    """Where LoRA goes."""
+    """Modules that get LoRA."""
     rank: int = 8
-    """Of LoRA's matrices; what they add is scaled by 2, as in the released options (alpha 16 at rank 8)."""
+    """Rank of LoRA's matrices; their product is scaled by 2, as in the released options (alpha 16 at rank 8)."""
     adapter_only: bool = False
-    """Whether the parts between the towers stay as they are, too."""
+    """Whether to train only the adapter, and keep the parts between the towers as they are."""
     num_frames: int = 6
     """Frames of a clip that the model sees."""
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Values of `TrainingArguments`, and for a model of two towers of `CosmoConfig`."""
+    """Values of `TrainingArguments`, and of `CosmoConfig` if the model starts from two towers."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -116,19 +116,19 @@ class FinetuneSettings:
         if self.adapter_only and self.adapter is Adapter.none:
             raise ValueError("adapter_only without an adapter leaves nothing to train: choose where LoRA goes")
         if self.adapter_only and not self.model:
-            raise ValueError("adapter_only needs model: the parts between two towers begin untrained")
+            raise ValueError("adapter_only needs model: the parts between two towers start untrained")
         if self.adapter in (Adapter.cross_attention, Adapter.both) and not self.model:
             raise ValueError(
-                f"adapter={self.adapter} needs model: the blocks on two towers begin untrained and closed"
+                f"adapter={self.adapter} needs model: the blocks on two towers start untrained and closed"
             )
 
 
 def read_options(words: Sequence[str]) -> dict[str, Any]:
-    """`key=value` words as values.
+    """Parse `key=value` words.
 
     Raises:
         ValueError: for a word without `=`, a key that neither `TrainingArguments` nor `CosmoConfig` has, or a value
-            that is no number where one is expected.
+            of the wrong type.
     """
     known = {field.name for field in dataclasses.fields(TrainingArguments) if field.init} | model_option_names()
     values: dict[str, Any] = {}
@@ -137,23 +137,23 @@ def read_options(words: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise ValueError(f"expected key=value, found '{word}'")
         if key not in known:
-            raise ValueError(f"unknown key {key}: it is a field neither of TrainingArguments nor of CosmoConfig")
+            raise ValueError(f"unknown key {key}: neither TrainingArguments nor CosmoConfig has such a field")
         values[key] = yaml.safe_load(value)
     arguments = {key: value for key, value in values.items() if key not in model_option_names()}
     return values | check_numbers(arguments, get_type_hints(TrainingArguments))
 
 
 def finetune(settings: FinetuneSettings) -> Path:
-    """Train, or go on from the last checkpoint in the output folder, and save.
+    """Train, from the last checkpoint in the output folder if there is one, and save.
 
     Args:
-        settings: what to do.
+        settings: settings of the run.
 
     Returns:
-        The folder with the model, adapters merged into it.
+        The folder with the model; adapters are merged into it.
 
     Raises:
-        ValueError: for a corpus, model or option that does not fit.
+        ValueError: if a corpus, model or option does not fit.
         OSError: if a folder or id holds no model.
     """
     if not (Path(settings.corpus) / "data").is_dir():
@@ -175,7 +175,7 @@ def finetune(settings: FinetuneSettings) -> Path:
     )
     if trainer.is_world_process_zero():
         recover(settings.output)
-        print(model.trainable_parts())  # noqa: T201 (what trains, before a long run)
+        print(model.trainable_parts())  # noqa: T201 (shows what trains before a long run)
         write_environment(settings, arguments)
     trainer.train(resume_from_checkpoint=last_checkpoint(settings.output))
     if validation is not None:
@@ -184,7 +184,7 @@ def finetune(settings: FinetuneSettings) -> Path:
 
 
 def training_arguments(settings: FinetuneSettings) -> TrainingArguments:
-    """The caller's options over our defaults over transformers'."""
+    """Build `TrainingArguments` from the caller's options, then our defaults, then transformers'."""
     values = {key: value for key, value in settings.options.items() if key not in model_option_names()}
     epochs = {"max_steps": -1} if "num_train_epochs" in values else {}
     fixed = {"remove_unused_columns": False, "output_dir": str(settings.output)}
@@ -196,7 +196,7 @@ def training_arguments(settings: FinetuneSettings) -> TrainingArguments:
 
 
 def load(settings: FinetuneSettings) -> tuple[Any, Any]:
-    """Model with frozen towers, and processor."""
+    """Load the model, with frozen towers, and the processor."""
     options = {key: value for key, value in settings.options.items() if key in model_option_names()}
     if not settings.model:
         options = {"train_new_tokens": True, "max_frames": settings.num_frames} | options
@@ -209,7 +209,7 @@ def load(settings: FinetuneSettings) -> tuple[Any, Any]:
 
 
 def load_split(settings: FinetuneSettings, processor: Any, split: str) -> Clips | None:
-    """Clips of a split; `None` if the corpus has no such split and training can do without."""
+    """Load the clips of a split; return `None` if the corpus has no such split and training does not need it."""
     splits = splits_among(path.name for path in Path(settings.corpus, "data").iterdir())
     if split != "train" and split not in splits:
         return None
@@ -217,7 +217,7 @@ def load_split(settings: FinetuneSettings, processor: Any, split: str) -> Clips 
 
 
 def add_lora(model: Any, settings: FinetuneSettings) -> Any:
-    """PEFT's wrapper around the model; the parts between the towers train beside the adapter unless told otherwise."""
+    """Wrap the model with PEFT; the parts between the towers train too, unless `adapter_only` is set."""
     present = [part for part in NEW_PARTS if any(part in name.split(".") for name, _ in model.named_modules())]
     beside = [part for part in present if part != "cross_attention" or settings.adapter is Adapter.language_model]
     return get_peft_model(
@@ -232,7 +232,7 @@ def add_lora(model: Any, settings: FinetuneSettings) -> Any:
 
 
 def last_checkpoint(output: Path) -> str | None:
-    """The last whole checkpoint: where a kill cut one off, the file that `Trainer` writes last is missing or torn."""
+    """Return the last whole checkpoint; after a kill, the file that `Trainer` writes last may be missing or torn."""
     names = (path for path in output.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.rpartition("-")[2].isdecimal())
     whole = {int(path.name.rpartition("-")[2]): str(path) for path in names if _is_whole(path)}
     return whole[max(whole)] if whole else None
@@ -247,10 +247,10 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def check_same_model(settings: FinetuneSettings) -> None:
-    """Do nothing where the output holds no checkpoint, or those of a run with the same model and adapter.
+    """Refuse an output folder with checkpoints of another model or adapter.
 
     Raises:
-        ValueError: naming the first setting that differs.
+        ValueError: with the first setting that differs.
     """
     path = settings.output / ENVIRONMENT
     if not path.is_file() or last_checkpoint(settings.output) is None:
@@ -259,11 +259,11 @@ def check_same_model(settings: FinetuneSettings) -> None:
     for key in (*SHAPING, *sorted(model_option_names())):
         if begun.get(key) != wanted.get(key):
             found = f"{key}={begun.get(key)}, not {wanted.get(key)}"
-            raise ValueError(f"{settings.output} was begun with {found}: choose another --output")
+            raise ValueError(f"{settings.output} was started with {found}: choose another --output")
 
 
 def read_settings(environment_file: Path) -> dict[str, Any]:
-    """The settings of an earlier run.
+    """Read the settings of an earlier run.
 
     Raises:
         ValueError: if the file is damaged.
@@ -276,16 +276,16 @@ def read_settings(environment_file: Path) -> dict[str, Any]:
 
 
 def to_dict(settings: FinetuneSettings) -> dict[str, Any]:
-    """Settings as JSON holds them."""
-    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings), default=str))  # YAML knows dates
+    """Return the settings as JSON values."""
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings), default=str))  # YAML has dates
     return values
 
 
 def write_environment(settings: FinetuneSettings, arguments: TrainingArguments) -> None:
-    """What the result depends on, as `environment.json`.
+    """Write `environment.json`: what the result depends on.
 
     Raises:
-        ValueError: if there are checkpoints of a run on other data.
+        ValueError: if there are checkpoints of a run on different data.
     """
     digest = corpus_digest(settings.corpus, "train")
     if last_checkpoint(settings.output):

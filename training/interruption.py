@@ -1,4 +1,4 @@
-"""SIGTERM: finish the step under way, save, and say how to go on."""
+"""Handle SIGTERM: finish the current step, save, and say how to continue."""
 
 import signal
 from collections.abc import Iterator
@@ -7,12 +7,12 @@ from types import FrameType
 
 
 class Interrupted(RuntimeError):
-    """The run was asked to stop and has saved where it stands."""
+    """The run was asked to stop and has saved its current step."""
 
 
 @contextmanager
 def stop_request() -> Iterator[dict[str, bool]]:
-    """Notes SIGTERM in `["asked"]` instead of dying, while the block runs."""
+    """Record SIGTERM in `["asked"]` while the block runs, instead of dying."""
     request = {"asked": False}
 
     def note(signum: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""The training loop on Accelerate: one process or many, stopped and resumed as if it had never stopped."""
+"""Training loop on Accelerate, in one process or many; a resumed run equals one that never stopped."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,18 +25,18 @@ from training.setup import build_batches, build_model, describe_parameters, prep
 
 
 def train(config: TrainingConfig, output: str | Path) -> Path:
-    """Train as configured and save model and processor; a folder that holds a part of the same run is continued.
+    """Train as configured and save model and processor; continue the run if the folder holds part of it.
 
     Args:
-        config: what to do.
+        config: configuration of the run.
         output: the run folder: config.yaml, environment.json, metrics.jsonl, checkpoints/, model/.
 
     Returns:
         `output/model`.
 
     Raises:
-        ValueError: for a corpus or model that does not fit the config, or a folder that another config began.
-        Interrupted: after SIGTERM, once the step under way is saved.
+        ValueError: if the corpus or model does not fit the config, or another config began the folder.
+        Interrupted: after SIGTERM, once the current step is saved.
     """
     output = Path(output)
     check_same_run(output, config)
@@ -75,10 +75,10 @@ def one_run(config: TrainingConfig) -> Iterator[Accelerator]:
 
 
 def build_accelerator(config: TrainingConfig) -> Accelerator:
-    """Accelerate as the launcher set it up, in bfloat16 where configured and sensible."""
+    """Build the Accelerator of this launch, in bfloat16 if `bf16` is set (`auto`: if the GPU supports it)."""
     use_bf16 = config.bf16 if config.bf16 != "auto" else torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     active = [source for source in SOURCES if config.weight(source)]
-    # Batches without the contrastive loss leave its head without gradient.
+    # Batches without the contrastive loss give its head no gradient.
     head_idle = not all(config.contrastive(source) for source in active)
     return Accelerator(
         mixed_precision="bf16" if use_bf16 else "no",
@@ -115,7 +115,7 @@ class Run:
         self.step = 0
 
     def resume(self, checkpoint: Path) -> None:
-        """Go on from a saved step."""
+        """Continue from a saved step."""
         self.step, window = load_checkpoint(checkpoint, self.bare_model, self.bare_optimizer)
         self.window.load(window)
         self.accelerator.print(f"resuming after step {self.step}")
@@ -147,11 +147,11 @@ class Run:
             if self.step % config.save_steps == 0 or last or asked:
                 self._save()
             if asked and not last:
-                raise Interrupted(f"stopped after step {self.step}; the same command goes on from there")
+                raise Interrupted(f"stopped after step {self.step}; the same command continues from there")
         bar.close()
 
     def finish(self) -> Path:
-        """Write `model/`: weights, processor, code."""
+        """Write `model/`, with weights, processor and code."""
         folder = self.output / "model"
         if self.accelerator.is_main_process:
             with replacing_folder(folder) as partial:
@@ -163,10 +163,10 @@ class Run:
     def _optimizer_step(
         self, stream: Iterator[Batch], learning_rate: float, stop: dict[str, bool], clock: Clock
     ) -> tuple[torch.Tensor, bool]:
-        """One update; returns the gradient's norm before clipping and whether any process was asked to stop."""
+        """Do one update; return the gradient norm before clipping, and whether any process was asked to stop."""
         config, asked = self.config, False
         set_learning_rate(self.bare_optimizer, learning_rate)
-        # Random numbers follow from the step, so that a resumed run draws the same ones.
+        # Random numbers depend on the step only, so a resumed run draws the same ones.
         torch.manual_seed(config.seed * 1_000_003 + self.step * self.accelerator.num_processes + self.batches.rank)
         norm = torch.zeros(())
         for _ in range(config.gradient_accumulation_steps):
@@ -183,10 +183,11 @@ class Run:
         return norm, asked
 
     def _losses(self, batch: Batch, stop: dict[str, bool]) -> tuple[torch.Tensor, bool]:
-        """This process's share of the global batch's loss, counted in the window.
+        """Return this process's share of the global batch's loss, and add it to the window.
 
-        The model's language loss is a mean over this process's tokens. Scaled by its share of all tokens it averages,
-        as DistributedDataParallel does, to the mean over all tokens; the contrastive loss is global already.
+        The model's language loss is a mean over this process's tokens. It is scaled by this process's share of all
+        tokens, so that the average which DistributedDataParallel takes is the mean over all tokens. The contrastive
+        loss is global already.
         """
         inputs = to_device(batch.inputs, self.accelerator.device)
         share, asked = self._token_share(inputs["labels"], stop)
@@ -199,7 +200,7 @@ class Run:
         return loss, asked
 
     def _token_share(self, labels: torch.Tensor, stop: dict[str, bool]) -> tuple[float, bool]:
-        """Number of processes times this one's share of the counted tokens, and whether any was asked to stop."""
+        """Return this process's share of the counted tokens times the number of processes; and whether to stop."""
         if self.accelerator.num_processes == 1:
             return 1.0, stop["asked"]
         here = torch.tensor([(labels[:, 1:] != -100).sum().item(), stop["asked"]], device=labels.device)
@@ -207,7 +208,7 @@ class Run:
         return float(self.accelerator.num_processes * here[0] / everywhere[0]), bool(everywhere[1])
 
     def _validate(self) -> dict[str, Any]:
-        """Losses on the validation split, named `eval_...`, with nothing trained or counted."""
+        """Return losses on the validation split, named `eval_...`; nothing is trained or added to the window."""
         assert self.validation is not None
         self.model.eval()
         window, self.window = self.window, LossWindow(list(self.validation.sources), self.accelerator.device)
@@ -220,7 +221,7 @@ class Run:
         return {f"eval_{name}": value for name, value in losses.items()}
 
     def _save(self) -> None:
-        """Write a checkpoint from the first process."""
+        """Write a checkpoint, in the first process only."""
         window = self.window.state(self.accelerator)
         if self.accelerator.is_main_process:
             folder, keep = self.output / "checkpoints", self.config.save_total_limit

@@ -9,15 +9,15 @@ from training.config import TrainingConfig
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Name -> parameter for all that learns, in the model's order."""
+    """Return name -> parameter for all trainable parameters, in the model's order."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW whose decay reaches matrices only; norms, biases, gates and the temperature have fewer than two axes.
+    """Build AdamW with weight decay on matrices only; norms, biases, gates and the temperature have at most one axis.
 
-    The gates have a learning rate of their own: they start closed, and until they open, what the blocks see of the
-    media reaches the text, and the gradient the blocks, hardly at all.
+    The gates have their own learning rate. They start closed, and until they open, the blocks hardly affect the text
+    and hardly get a gradient.
     """
     parameters = trainable_parameters(model)
     gates = [parameter for name, parameter in parameters.items() if name.endswith("_gate")]
@@ -33,9 +33,9 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Ada
 
 
 def learning_rate_at(step: int, config: TrainingConfig) -> float:
-    """Learning rate of the optimizer step with this number, counted from 0.
+    """Return the learning rate of an optimizer step, counted from 0.
 
-    It rises linearly over `warmup_steps` to `learning_rate` and falls on a cosine, reaching 0 at `max_steps`.
+    It rises linearly to `learning_rate` over `warmup_steps`, then falls on a cosine to 0 at `max_steps`.
     """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
@@ -44,6 +44,6 @@ def learning_rate_at(step: int, config: TrainingConfig) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Give every parameter group this learning rate times its own factor."""
+    """Set the learning rate of every parameter group, times its own factor."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["lr_factor"]

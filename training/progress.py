@@ -1,4 +1,4 @@
-"""What a logged line says: losses since the line before, per source, and what they cost."""
+"""Numbers of a logged line: losses per source since the previous line, and their cost in time and memory."""
 
 import resource
 import time
@@ -14,9 +14,9 @@ LOSSES = ("loss", "lm_loss", "contrastive_loss")
 
 
 class LossWindow:
-    """Adds up the losses of micro-batches on the device, so that no step waits for a number.
+    """Running sums of losses on the device, so that no step waits for a number.
 
-    Columns per source: the three losses, batches, batches with a contrastive loss.
+    Columns per source: the three losses, the batches, and the batches with a contrastive loss.
     """
 
     def __init__(self, sources: list[str], device: torch.device) -> None:
@@ -24,23 +24,23 @@ class LossWindow:
         self.sums = torch.zeros(len(sources), len(LOSSES) + 2, dtype=torch.float64, device=device)
 
     def add(self, source: str, loss: torch.Tensor, lm_loss: torch.Tensor, contrastive: torch.Tensor | None) -> None:
-        """Count one micro-batch; losses are this process's share of the global batch's."""
+        """Add one micro-batch; its losses are this process's share of the losses of the global batch."""
         none = contrastive is None
         values = [loss, lm_loss, torch.zeros_like(loss) if contrastive is None else contrastive]
         counts = torch.tensor([1.0, float(not none)], dtype=torch.float64, device=loss.device)
         self.sums[self.sources.index(source)] += torch.cat([torch.stack(values).detach().double(), counts])
 
     def state(self, accelerator: Accelerator) -> dict[str, list[float]]:
-        """The sums, mean over the processes, as JSON values."""
+        """Return the sums, averaged over the processes, as JSON values."""
         sums = accelerator.reduce(self.sums.clone(), reduction="mean").tolist()
         return dict(zip(self.sources, sums, strict=True))
 
     def load(self, state: dict[str, list[float]]) -> None:
-        """Go on from saved sums; every process takes their mean, so that the mean over processes is right again."""
+        """Load saved sums; every process takes the same mean, so the mean over processes is right again."""
         self.sums.copy_(torch.tensor([state[source] for source in self.sources], dtype=torch.float64))
 
     def close(self, accelerator: Accelerator) -> dict[str, Any]:
-        """Mean losses since the last call, over all and per source; None where no batch was contrastive."""
+        """Return mean losses since the last call, overall and per source; `None` if no batch was contrastive."""
         state = self.state(accelerator)
         self.sums.zero_()
         total = [sum(column) for column in zip(*state.values(), strict=True)]
@@ -54,17 +54,17 @@ def _means(sums: list[float]) -> dict[str, float | None]:
 
 
 class Clock:
-    """Time, throughput and memory since the last reading: what differs between equal runs."""
+    """Time, throughput and memory since the last reading; these differ between equal runs."""
 
     def __init__(self) -> None:
         self.start, self.media = time.perf_counter(), 0
 
     def count(self, batch: Batch) -> None:
-        """Note the media of a batch."""
+        """Count the media of a batch."""
         self.media += int(batch.inputs["media_mask"].any(dim=-1).sum())
 
     def read(self, num_processes: int) -> dict[str, float]:
-        """Seconds, clips (media) per second over all processes, and this process's peak memory in GiB."""
+        """Return seconds, clips (media) per second over all processes, and this process's peak memory in GiB."""
         now = time.perf_counter()
         seconds, clips = now - self.start, self.media * num_processes
         self.start, self.media = now, 0

@@ -1,6 +1,8 @@
-"""What a run leaves on disk beside its weights: config.yaml, environment.json, metrics.jsonl.
+"""Files of a run besides its weights: config.yaml, environment.json, metrics.jsonl.
 
-A killed run leaves either the old state or the new one of each; the run that goes on clears up what else it left.
+The first two are written aside and renamed, so a kill leaves the old file or the new one. metrics.jsonl is appended
+to, so a kill may cut its last line short; the resumed run drops that line. Temporary files that a kill leaves are
+deleted by `recover`, which training calls before it writes.
 """
 
 import json
@@ -23,24 +25,24 @@ MAY_CHANGE = frozenset({"logging_steps", "eval_steps", "save_steps", "save_total
 
 
 def check_same_run(output: Path, config: TrainingConfig) -> None:
-    """Do nothing for a new folder or one that the same config began.
+    """Refuse a folder that another config began; keys in `MAY_CHANGE` may differ.
 
     Raises:
-        ValueError: if the folder belongs to a run with another config, naming the first key that differs.
+        ValueError: with the first key that differs.
     """
     path = output / "config.yaml"
     begun, wanted = read_yaml(str(path)) if path.is_file() else config.to_dict(), config.to_dict()
     for key in sorted({*begun, *wanted} - MAY_CHANGE):
         if begun.get(key) != wanted.get(key):
             found = f"{key}={begun.get(key)}, not {wanted.get(key)}"
-            raise ValueError(f"{output} was begun with {found}: choose another --output")
+            raise ValueError(f"{output} was started with {found}: choose another --output")
 
 
 def check_same_data(environment_file: Path, data_revision: str) -> None:
-    """Do nothing where the run to go on with saw the same data, or did not say.
+    """Refuse to resume on different data; runs without a recorded revision pass.
 
     Raises:
-        ValueError: if it saw others.
+        ValueError: with both revisions.
     """
     try:
         begun = json.loads(environment_file.read_text())["data_revision"]
@@ -48,16 +50,16 @@ def check_same_data(environment_file: Path, data_revision: str) -> None:
         return
     if begun != data_revision:
         raise ValueError(
-            f"{environment_file.parent} was begun on another state of the corpus (train split {begun:.12}, "
+            f"{environment_file.parent} was started on another state of the corpus (train split {begun:.12}, "
             f"now {data_revision:.12}): choose another --output"
         )
 
 
 def open_run(output: Path, config: TrainingConfig, data_revision: str, num_processes: int) -> None:
-    """Create the folder if need be and write what the run is and depends on.
+    """Create the folder if needed, and write config.yaml and environment.json.
 
     Raises:
-        ValueError: if there are checkpoints of a run on other data.
+        ValueError: if there are checkpoints of a run on different data.
     """
     output.mkdir(parents=True, exist_ok=True)
     if any((output / "checkpoints").glob("step-*")):
@@ -68,7 +70,7 @@ def open_run(output: Path, config: TrainingConfig, data_revision: str, num_proce
 
 
 def environment(seed: int, data_revision: str) -> dict[str, Any]:
-    """What else the results depend on: code and data revisions, command, versions."""
+    """Return what else the results depend on: code and data revisions, seed, command, versions."""
     return {
         "code_revision": code_revision(),
         "data_revision": data_revision,
@@ -80,7 +82,7 @@ def environment(seed: int, data_revision: str) -> dict[str, Any]:
 
 
 def code_revision() -> str:
-    """Commit of the checkout this file lies in, `+changes` where files differ; the version number where it is none."""
+    """Return the commit of this checkout, plus `+changes` if files differ; outside a checkout, the version number."""
     here = Path(__file__).resolve().parents[1]
     git = lambda *words: subprocess.run(["git", "-C", here, *words], capture_output=True, text=True, check=True).stdout
     try:
@@ -93,7 +95,7 @@ def code_revision() -> str:
 
 
 class MetricsLog:
-    """metrics.jsonl: one line per logged step; a resumed run first drops the lines after its checkpoint."""
+    """Writer of metrics.jsonl, one line per logged step; a resumed run first drops the lines after its checkpoint."""
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
@@ -107,7 +109,7 @@ class MetricsLog:
 
 
 def _step_of(line: str) -> float:
-    """The step of a metrics line; endless for a line that a kill cut off."""
+    """Return the step of a metrics line; infinity for a line that a kill cut short."""
     try:
         return int(json.loads(line)["step"])
     except (json.JSONDecodeError, KeyError):

@@ -1,4 +1,4 @@
-"""What a config names: corpus, model, sources, made ready for the loop."""
+"""Prepare what a config names for the loop: corpus, model, batches."""
 
 from importlib import resources
 from pathlib import Path
@@ -24,10 +24,10 @@ TOY_CORPUS_SEED = 0
 
 
 def prepare_corpus(config: TrainingConfig, output: Path) -> Path:
-    """The corpus folder; `toy` is rendered and built inside the run folder first.
+    """Return the corpus folder; render and build `toy` in the run folder if missing.
 
     Raises:
-        ValueError: if the folder is not there.
+        ValueError: if there is no such corpus.
     """
     if config.corpus != TOY:
         folder = Path(config.corpus)
@@ -43,7 +43,7 @@ def prepare_corpus(config: TrainingConfig, output: Path) -> Path:
 
 
 def build_model(config: TrainingConfig) -> tuple[CosmoForConditionalGeneration, CosmoProcessor]:
-    """A saved model, or a new one on top of two towers; towers frozen either way.
+    """Load a saved model, or make a new one from two towers; freeze the towers in both cases.
 
     Raises:
         ValueError: if a model option has the wrong type or contradicts the towers.
@@ -58,19 +58,19 @@ def build_model(config: TrainingConfig) -> tuple[CosmoForConditionalGeneration, 
         processor = CosmoProcessor.from_towers(vision, text, num_frames=config.num_frames)
         try:
             model = CosmoForConditionalGeneration.from_towers(vision, text, processor, **config.cosmo_options)
-        except StrictDataclassError as error:  # no ValueError, and several lines long
+        except StrictDataclassError as error:  # not a ValueError, and several lines long
             raise ValueError(" ".join(str(error).split())) from None
     model.freeze_towers()
     return model, processor
 
 
 def tower_path(name: str, shipped: str) -> str:
-    """A tower's folder or id; `toy` is the one that the package ships."""
+    """Return a tower's folder or id; `toy` is the one that the package ships."""
     return str(resources.files("dataset_builder") / "toy" / "towers" / shipped) if name == TOY else name
 
 
 def describe_parameters(model: nn.Module) -> str:
-    """One line: how many parameters train, and which share of all that is."""
+    """Say in one line how many parameters train, and their share of all."""
     total = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return f"training {trained:,} of {total:,} parameters ({trained / total:.1%})"
@@ -85,7 +85,7 @@ def build_batches(
     output: Path,
     accelerator: Accelerator,
 ) -> Batches:
-    """Batches over one split of the corpus; the first process writes the features where they are missing."""
+    """Build the batches of one corpus split; the first process writes the features if they are missing."""
     table = load_clips(corpus, split)
     visual_inputs: VisualInputs = DecodedPixels(table, processor, config.num_frames * config.frame_choices)
     if config.cache_features:

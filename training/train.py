@@ -1,4 +1,4 @@
-"""The program behind `cosmo train`, `python -m training.train` and `accelerate launch -m training.train`."""
+"""Program behind `cosmo train`, `python -m training.train` and `accelerate launch -m training.train`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,10 +12,10 @@ from training.loop import train
 
 def run(
     config: Annotated[str, typer.Option(help="A shipped recipe (toy) or a YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Change keys.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys to change.")] = None,
     output: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME.")] = None,
 ) -> None:
-    """Train CosMo on a corpus; the same command on the same folder goes on where it stopped."""
+    """Train CosMo on a corpus; the same command on the same folder continues where it stopped."""
     try:
         folder = output or Path("runs") / Path(config).stem
         model = train(load_config(config, overrides or ()), folder)
@@ -26,7 +26,7 @@ def run(
 
 
 def main() -> None:
-    """Entry of `python -m training.train`."""
+    """Entry point of `python -m training.train`."""
     typer.run(run)
 
 

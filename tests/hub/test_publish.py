@@ -61,15 +61,15 @@ def escape(folder: Path) -> None:
     ("damage", "complaint"),
     [
         (drop("config.json"), "has no config.json"),
-        (write("config.json", "{"), "is no JSON"),
+        (write("config.json", "{"), "is not valid JSON"),
         (write("config.json", json.dumps({"auto_map": {}})), "auto_map names no AutoConfig"),
         (drop("layers_cosmo.py"), "lacks layers_cosmo.py"),
         (drop("model.safetensors"), "model.safetensors is missing"),
         (truncate, "truncated"),
-        (write("model.safetensors", b"1234"), "no complete safetensors"),
+        (write("model.safetensors", b"1234"), "not a complete safetensors"),
         (drop("README.md"), "has no card"),
         (write("README.md", "# no header\n"), "YAML header"),
-        (write("README.md", "---\na: [1\n---\n"), "is no YAML"),
+        (write("README.md", "---\na: [1\n---\n"), "is not valid YAML"),
         (write(".env", "A=1"), "looks like a credential"),
         (write("notes.md", "my token is hf_" + "a1B2" * 9), "access token"),
         (write("key.txt", "-----BEGIN OPENSSH PRIVATE KEY-----"), "private key"),
@@ -87,7 +87,7 @@ def test_a_broken_or_leaking_model_is_refused(model_folder, damage, complaint):
     ("damage", "complaint"),
     [
         (drop("data/test-00000-of-00001.parquet"), r"no file matches data/test-\*.parquet"),
-        (write("data/train-00000-of-00001.parquet", b"PAR1 not really"), "no readable Parquet"),
+        (write("data/train-00000-of-00001.parquet", b"PAR1 not really"), "not a readable Parquet"),
         (drop("README.md"), "has no card"),
     ],
 )
@@ -114,7 +114,7 @@ def test_a_broken_space_is_refused(space_folder, damage, complaint):
 def test_names_that_are_no_names_are_refused(model_folder, tmp_path):
     with pytest.raises(ValueError, match="a/b/c"):
         plan_publish("model", model_folder, "a/b/c")
-    with pytest.raises(FileNotFoundError, match="is no folder"):
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
         plan_publish("model", tmp_path / "nowhere", "a/b")
 
 

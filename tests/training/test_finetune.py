@@ -101,7 +101,7 @@ def test_the_same_command_goes_on(from_towers, tmp_path, capsys):
     trained = (tmp_path / "run" / "checkpoint-2").stat().st_mtime_ns
     other = shutil.copytree(from_towers.corpus, tmp_path / "corpus")
     shutil.copy(other / "data/validation-00000-of-00001.parquet", other / "data/train-00000-of-00001.parquet")
-    with pytest.raises(ValueError, match="run was begun on another state of the corpus"):
+    with pytest.raises(ValueError, match="run was started on another state of the corpus"):
         finetune(FinetuneSettings(**first | {"corpus": str(other), "options": options}))
     torn = shutil.copytree(tmp_path / "run" / "checkpoint-2", tmp_path / "run" / "checkpoint-3")
     (torn / "trainer_state.json").write_text('{"best_glo')
@@ -130,7 +130,7 @@ def test_another_model_cannot_go_on_from_the_checkpoints_of_a_run(from_towers, n
     options = {**from_towers.options, name: value} if name == "shared_dim" else from_towers.options
     other = vars(from_towers) | ({"options": options} if name == "shared_dim" else {name: value})
     before = (from_towers.output / "environment.json").read_bytes()
-    with pytest.raises(ValueError, match=rf"run was begun with {name}=\w+, not {value}: choose another --output"):
+    with pytest.raises(ValueError, match=rf"run was started with {name}=\w+, not {value}: choose another --output"):
         finetune(FinetuneSettings(**other))
     assert (from_towers.output / "environment.json").read_bytes() == before
 

@@ -191,7 +191,7 @@ def test_a_model_killed_in_its_replacement_is_there_after_the_same_command(setti
 
 
 def test_another_config_does_not_continue_a_run(settings, reference):
-    with pytest.raises(ValueError, match=r"was begun with learning_rate=0\.01, not 0\.02: choose another --output"):
+    with pytest.raises(ValueError, match=r"was started with learning_rate=0\.01, not 0\.02: choose another --output"):
         train(config_from_dict(settings | {"learning_rate": 0.02}), reference)
 
 
@@ -204,7 +204,7 @@ def test_another_state_of_the_corpus_does_not_continue_a_run(settings, corpus, t
     begun = (output / "environment.json").read_bytes()
     shutil.copy(mine / "data/validation-00000-of-00001.parquet", mine / "data/train-00000-of-00001.parquet")
     with pytest.raises(
-        ValueError, match=r"run was begun on another state of the corpus \(train split \w{12}, now \w{12}"
+        ValueError, match=r"run was started on another state of the corpus \(train split \w{12}, now \w{12}"
     ):
         train(config_from_dict(settings | changes), output)
     assert (output / "environment.json").read_bytes() == begun

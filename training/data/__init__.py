@@ -1,1 +1,1 @@
-"""In comes a split of a corpus; out go batches of the model's inputs, each a function of the seed and its number."""
+"""In comes a split of a corpus; out go batches of model inputs, each a function of the seed and its number."""

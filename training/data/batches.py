@@ -1,4 +1,4 @@
-"""The stream of micro-batches that one process computes, addressed by number."""
+"""Micro-batches of one process, addressed by number."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from training.data.sampling import rows_of_rank, source_schedule
 
 
 class Batch(NamedTuple):
-    """A micro-batch with what the loop must know about it."""
+    """A micro-batch, with its source and whether it counts in the contrastive loss."""
 
     source: str
     contrastive: bool
@@ -21,7 +21,7 @@ class Batch(NamedTuple):
 
 
 class Batches:
-    """Training batches: every process draws the same global batch and collates its own rows of it."""
+    """Batches of a split: every process draws the same global batch and collates its own rows of it."""
 
     def __init__(
         self, sources: dict[str, Source], collator: Collator, config: TrainingConfig, num_processes: int, rank: int
@@ -32,21 +32,21 @@ class Batches:
         self.schedule = source_schedule(weights, config.seed, config.max_steps * config.gradient_accumulation_steps)
 
     def starting_at(self, micro_step: int) -> Iterator[Batch]:
-        """The batches from number `micro_step` to the end of the schedule."""
+        """Yield the batches from number `micro_step` to the end of the schedule."""
         drawn = Counter(self.schedule[:micro_step])
         for name in self.schedule[micro_step:]:
             yield self._collate(name, drawn[name])
             drawn[name] += 1
 
     def validation(self) -> Iterator[Batch]:
-        """The same batches every time: about `eval_samples` of each source."""
+        """Yield the same batches at every call: about `eval_samples` samples of each source."""
         for name in self.sources:
             global_size = self.config.batch_size(name) * self.num_processes
             for number in range(max(1, self.config.eval_samples // global_size)):
                 yield self._collate(name, number)
 
     def _collate(self, name: str, number: int) -> Batch:
-        """This process's rows of the source's batch with this number."""
+        """Collate this process's rows of a source's batch, given by its number."""
         size = self.config.batch_size(name)
         global_size = size * self.num_processes
         samples = self.sources[name].draw(number * global_size, global_size)

@@ -1,4 +1,4 @@
-"""The clips of a corpus split: their captions in memory, their frames decoded when asked for."""
+"""Clips of a corpus split: captions in memory, frames decoded on request."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -15,37 +15,37 @@ from dataset_builder.video.decode import decode_clips
 from training.data.sampling import Indices
 
 
-DOCUMENTS_AHEAD = 32  # decoded in one go while the last ones are encoded
+DOCUMENTS_AHEAD = 32  # decoded together, while the previous ones are encoded
 
 
 @dataclass(kw_only=True)
 class ClipTable:
-    """Clips that a corpus split keeps and that have a caption, numbered in corpus order."""
+    """Kept clips of a corpus split that have a caption, numbered in corpus order."""
 
     root: Path
     """The corpus folder."""
     split: str
     captions: list[str] = field(default_factory=list)
-    """One per clip."""
+    """One caption per clip."""
     records: list[InterleavedVideo] = field(default_factory=list)
-    """The videos that own the clips; embedded bytes stay in memory."""
+    """Videos of the clips; embedded bytes stay in memory."""
     documents: list[Indices] = field(default_factory=list)
-    """Clip numbers of each record, in time order."""
+    """Clip numbers of each video, in time order."""
     positions: list[tuple[int, int]] = field(default_factory=list)
-    """Record number and index within the record of each clip."""
+    """For each clip, the number of its record and its index in the record."""
 
     @property
     def name(self) -> str:
-        """Folder and split, for messages."""
+        """Name of folder and split, for messages."""
         return f"{self.root} ({self.split})"
 
     @property
     def num_clips(self) -> int:
-        """How many clips there are."""
+        """Number of clips."""
         return len(self.captions)
 
     def add(self, record: InterleavedVideo) -> None:
-        """Number the captioned clips of one more record."""
+        """Add the captioned clips of one record."""
         indices = [index for index, clip in enumerate(record.clips) if clip.caption]
         if not indices:
             return
@@ -55,7 +55,7 @@ class ClipTable:
         self.records.append(record)
 
     def decode(self, clips: Sequence[int], num_frames: int) -> list[NDArray[np.uint8]]:
-        """Frames of the given clips of one record, each uint8 (num_frames, 3, H, W)."""
+        """Decode frames of the given clips of one record, each uint8 (num_frames, 3, H, W)."""
         record = self.records[self.positions[clips[0]][0]]
         return list(decode_clips(record, [self.positions[clip][1] for clip in clips], num_frames, self.root))
 
@@ -64,7 +64,7 @@ def load_clips(corpus: str | Path, split: str) -> ClipTable:
     """Read the captions of a split.
 
     Raises:
-        ValueError: if there is no such split, or none of its kept clips has a caption.
+        ValueError: if the split does not exist, or none of its kept clips has a caption.
     """
     table = ClipTable(root=Path(corpus), split=split)
     for record in read_corpus(corpus, split):
@@ -75,10 +75,10 @@ def load_clips(corpus: str | Path, split: str) -> ClipTable:
 
 
 def decode_in_order(table: ClipTable, num_frames: int, num_workers: int) -> Iterator[list[NDArray[np.uint8]]]:
-    """The frames of every clip, a group of videos at a time; the next group is decoded meanwhile by threads.
+    """Decode the frames of every clip, one group of videos at a time; threads decode the next group in the meantime.
 
     Yields:
-        For the clips of up to `DOCUMENTS_AHEAD` videos, in clip order: uint8 (num_frames, 3, H, W) each.
+        The frames of the clips of up to `DOCUMENTS_AHEAD` videos, in clip order: uint8 (num_frames, 3, H, W) per clip.
     """
     groups = [
         table.documents[start : start + DOCUMENTS_AHEAD] for start in range(0, len(table.documents), DOCUMENTS_AHEAD)
@@ -92,7 +92,7 @@ def decode_in_order(table: ClipTable, num_frames: int, num_workers: int) -> Iter
 
 
 def corpus_digest(corpus: str | Path, split: str) -> str:
-    """SHA-256 over the shards of a split; videos that lie beside the shards count by path and size."""
+    """Return a SHA-256 over the shards of a split; of videos outside the shards, only path and size count."""
     digest = hashlib.sha256()
     for shard in list_shards(corpus, split):
         with shard.open("rb") as file:

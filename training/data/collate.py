@@ -1,4 +1,4 @@
-"""Samples to the model's inputs. Axes: B batch, L text length, M media, F frames."""
+"""Turn samples into model inputs. Axes: B batch, L text length, M media, F frames."""
 
 from typing import Any
 
@@ -9,18 +9,18 @@ from training.data.samples import Samples
 
 
 class Collator:
-    """Writes the placeholders through the processor, tokenises, pads on the right and adds what the model sees."""
+    """Collator that has the processor write the placeholders, tokenises, pads on the right and adds visual inputs."""
 
     def __init__(self, processor: Any, visual_inputs: VisualInputs, max_length: int) -> None:
         self.processor, self.visual_inputs, self.max_length = processor, visual_inputs, max_length
         self.visual_token_id = processor.token_ids()["visual_token_id"]
 
     def __call__(self, samples: Samples) -> dict[str, torch.Tensor]:
-        """Arguments of the model's forward.
+        """Build the arguments of the model's forward.
 
         Returns:
             `input_ids`, `attention_mask`, `labels` (B, L); `media_mask` (B, M, F), False for empty slots and for media
-            whose placeholder lies beyond `max_length`; `vision_features` or `pixel_values`.
+            whose placeholder is beyond `max_length`; `vision_features` or `pixel_values`.
         """
         tokens = self.processor.tokenizer(
             [self.processor.interleave(captions) for captions in samples.captions],
@@ -44,6 +44,6 @@ class Collator:
 
 
 def to_device(inputs: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-    """Move a batch; half-precision features become float32 there, where autocast expects them."""
+    """Move a batch to a device; there, half-precision features become float32, as autocast expects."""
     moved = {name: value.to(device, non_blocking=True) for name, value in inputs.items()}
     return {name: value.float() if value.dtype == torch.float16 else value for name, value in moved.items()}

@@ -1,4 +1,4 @@
-"""What the model sees of a clip: features of the frozen tower from a file, or pixels decoded on the spot.
+"""Visual inputs of the model: features of the frozen tower from a file, or pixels decoded on the fly.
 
 Axes: B batch, M media, F frames, P patches, N clips, K decoded frames per clip.
 """
@@ -21,34 +21,34 @@ from training.data.clips import ClipTable, corpus_digest, decode_in_order
 from training.data.sampling import Indices
 
 
-FRAMES_PER_PASS = {"cpu": 32}  # through the vision tower at once; 512 frames of 64 px leave the caches: half as fast
+FRAMES_PER_PASS = {"cpu": 32}  # at once through the vision tower; 512 frames of 64 px exceed the caches: half as fast
 FRAMES_PER_PASS_ELSEWHERE = 512
 CACHE_FORMAT = "1"
-UNRELATED = frozenset(  # keys of a tower's files that change nothing in its features
+UNRELATED = frozenset(  # keys of a tower's files that do not affect its features
     {"_name_or_path", "architectures", "auto_map", "dtype", "processor_class", "transformers_version"}
 )
 
 
 class VisualInputs(Protocol):
-    """Gives the model's visual input for chosen frames of chosen clips."""
+    """Visual inputs of the model, for chosen frames of chosen clips."""
 
     def read(self, clips: Indices, frames: Indices) -> dict[str, torch.Tensor]:
-        """Arguments of the forward.
+        """Return arguments of the model's forward.
 
         Args:
-            clips: shape (B, M); -1 where there is no medium, any content may then stand there.
+            clips: shape (B, M); -1 if there is no medium; its values in the result may be anything.
             frames: which of a clip's K decoded frames, shape (B, M, F).
         """
 
 
 class CachedFeatures:
-    """Reads the frozen tower's patch features from a float16 array of shape (N, K, P, D_v) on disk."""
+    """Patch features of the frozen tower, in a float16 array of shape (N, K, P, D_v) on disk."""
 
     def __init__(self, path: Path) -> None:
         self.features = np.load(path, mmap_mode="r")
 
     def read(self, clips: Indices, frames: Indices) -> dict[str, torch.Tensor]:
-        """`vision_features`, float16 (B, M, F, P, D_v)."""
+        """Return `vision_features`, float16 (B, M, F, P, D_v)."""
         num_choices = self.features.shape[1]
         rows = clips.clip(min=0)[:, :, None] * num_choices + frames  # (B, M, F)
         flat = self.features.reshape(-1, *self.features.shape[2:])
@@ -56,13 +56,13 @@ class CachedFeatures:
 
 
 class DecodedPixels:
-    """Decodes clips when they are asked for and prepares their frames for the vision tower."""
+    """Frames of clips, decoded on request and prepared for the vision tower."""
 
     def __init__(self, table: ClipTable, processor: Any, num_choices: int) -> None:
         self.table, self.processor, self.num_choices = table, processor, num_choices
 
     def read(self, clips: Indices, frames: Indices) -> dict[str, torch.Tensor]:
-        """`pixel_values`, float32 (B, M, F, 3, H, W)."""
+        """Return `pixel_values`, float32 (B, M, F, 3, H, W)."""
         chosen = [
             pixels_of(self.processor, self.table.decode([max(clip, 0)], self.num_choices)[0][picked])
             for clip, picked in zip(clips.ravel().tolist(), frames.reshape(-1, frames.shape[-1]), strict=True)
@@ -72,13 +72,13 @@ class DecodedPixels:
 
 
 def pixels_of(processor: Any, frames: NDArray[np.uint8]) -> torch.Tensor:
-    """Frames (F, 3, H, W), resized and normalised for the vision tower: float32 (F, 3, H', W')."""
+    """Resize and normalise frames (F, 3, H, W) for the vision tower: float32 (F, 3, H', W')."""
     prepared = processor.image_processor(list(frames), input_data_format="channels_first", return_tensors="pt")
     return prepared["pixel_values"]
 
 
 def features_path(table: ClipTable, model: Any, processor: Any, config: TrainingConfig, folder: Path) -> Path:
-    """Where the features of a split lie; the name holds a hash of all that they depend on."""
+    """Return the file of a split's features; its name holds a hash of everything that they depend on."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.model.vision_tower.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().float().numpy().tobytes())
@@ -99,14 +99,14 @@ def _related(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_features(path: Path, table: ClipTable, model: Any, processor: Any, config: TrainingConfig) -> None:
-    """Run the vision tower over every clip of the table; the file takes its name when it is whole.
+    """Run the vision tower over every clip of the table; the file gets its name once it is whole.
 
-    Where another run is writing into the same folder, wait for it.
+    If another run is writing into the same folder, wait for it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)  # goes with the process, however it ends
+        fcntl.flock(folder, fcntl.LOCK_EX)  # released when the process ends, however it ends
         if not path.is_file():
             recover(path.parent, "features-*")  # may be as large as the file itself
             with replacing(path) as temporary:
@@ -133,7 +133,7 @@ def _write_features(path: Path, table: ClipTable, model: Any, processor: Any, co
 
 
 def encode(model: Any, pixels: torch.Tensor) -> torch.Tensor:
-    """Features of frames (N, 3, H, W) under the frozen tower, float16 (N, P, D_v) on the CPU."""
+    """Encode frames (N, 3, H, W) with the frozen tower; returns float16 (N, P, D_v) on the CPU."""
     device = next(model.model.vision_tower.parameters()).device
     with torch.no_grad():
         parts = [

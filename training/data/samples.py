@@ -1,6 +1,6 @@
 """From clips to samples: a frame with its caption, a clip with its caption, neighbouring clips with all captions.
 
-A sample is indices and words; pixels or features join it in `training.data.collate`. Axes: B batch, M media, F frames.
+A sample is indices and text; `training.data.collate` adds pixels or features. Axes: B batch, M media, F frames.
 """
 
 from collections.abc import Sequence
@@ -15,19 +15,19 @@ from training.data.sampling import EndlessShuffle, Indices
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """A batch before decoding and tokenising."""
+    """Batch of samples before decoding and tokenising."""
 
     captions: list[list[str]]
     """Captions of each sample's media, in order."""
     clips: Indices
-    """Clip of each medium, shape (B, M); -1 where a sample has fewer."""
+    """Clip of each medium, shape (B, M); -1 if a sample has fewer media."""
     frames: Indices
     """Which of a clip's decoded frames the model sees, shape (B, M, F)."""
     contrastive: bool
     """Whether these samples count in the contrastive loss."""
 
     def rows(self, block: slice) -> "Samples":
-        """Some of the samples."""
+        """Return a slice of the samples."""
         return Samples(
             captions=self.captions[block],
             clips=self.clips[block],
@@ -37,7 +37,7 @@ class Samples:
 
 
 class Source:
-    """One kind of sample over a table of clips; the n-th sample depends on seed and n alone."""
+    """One kind of sample from a table of clips; the n-th sample depends only on seed and n."""
 
     name: str
 
@@ -54,16 +54,16 @@ class Source:
         self.order = EndlessShuffle(items, *self.seed)
 
     def num_items(self) -> int:
-        """Samples in one epoch."""
+        """Return the number of samples in one epoch."""
         return self.table.num_clips
 
     def draw(self, start: int, count: int) -> Samples:
-        """Samples `start` to `start + count` of the endless shuffled sequence."""
+        """Draw samples `start` to `start + count` (exclusive) of the endless shuffled sequence."""
         generator = np.random.default_rng([*self.seed, start, count])
         return self.build(self.order.take(start, count), generator)
 
     def build(self, items: Indices, generator: np.random.Generator) -> Samples:
-        """The samples of these items; `generator` draws frames and stretches."""
+        """Build the samples of these items; `generator` draws their frames and neighbours."""
         raise NotImplementedError
 
     def _pair(self, clips: Indices, frames: Indices) -> Samples:
@@ -71,34 +71,34 @@ class Source:
         return Samples(captions=captions, clips=clips[:, None], frames=frames, contrastive=self.contrastive)
 
     def _frame_of_each_part(self, shape: Sequence[int], generator: np.random.Generator) -> Indices:
-        """One of the decoded frames of each of the F equal parts of a clip, shape (*shape, F)."""
+        """Draw one decoded frame from each of the F equal parts of a clip, shape (*shape, F)."""
         first = np.arange(self.num_frames) * self.frame_choices
         return first + generator.integers(self.frame_choices, size=(*shape, self.num_frames))
 
 
 class FrameText(Source):
-    """One random frame of a clip with the clip's caption."""
+    """One random frame of a clip, with the clip's caption."""
 
     name = "frame_text"
 
     def build(self, items: Indices, generator: np.random.Generator) -> Samples:
-        """See `Source.build`; one medium with one frame."""
+        """Build samples with one medium of one frame; see `Source.build`."""
         frames = generator.integers(self.num_frames * self.frame_choices, size=(len(items), 1, 1))
         return self._pair(items, frames)
 
 
 class ClipText(Source):
-    """A clip with its caption."""
+    """One clip with its caption."""
 
     name = "clip_text"
 
     def build(self, items: Indices, generator: np.random.Generator) -> Samples:
-        """See `Source.build`; one medium with F frames."""
+        """Build samples with one medium of F frames; see `Source.build`."""
         return self._pair(items, self._frame_of_each_part((len(items), 1), generator))
 
 
 class Interleaved(Source):
-    """Neighbouring kept clips of one video with all their captions, from a random one on."""
+    """Neighbouring kept clips of one video with all their captions; the first clip is random."""
 
     name = "interleaved"
 
@@ -108,11 +108,11 @@ class Interleaved(Source):
         super().__init__(table, config)
 
     def num_items(self) -> int:
-        """Videos with at least two clips."""
+        """Return the number of videos with at least two clips."""
         return len(self.documents)
 
     def build(self, items: Indices, generator: np.random.Generator) -> Samples:
-        """See `Source.build`; the batch draws how many media its samples have, shorter videos leave slots empty."""
+        """Build samples with a number of media drawn per batch; shorter videos leave slots empty."""
         num_media = int(generator.integers(2, self.most_clips + 1))
         clips = np.full((len(items), num_media), -1)
         for row, item in enumerate(items.tolist()):
@@ -129,7 +129,7 @@ SOURCE_TYPES: tuple[type[Source], ...] = (FrameText, ClipText, Interleaved)
 
 
 def build_sources(table: ClipTable, config: TrainingConfig) -> dict[str, Source]:
-    """The sources whose weight is above 0, by name.
+    """Return the sources with a weight above 0, by name.
 
     Raises:
         ValueError: if the table has no sample for one of them.

@@ -1,7 +1,7 @@
-"""Which source and which items each micro-batch takes: pure functions of the seed and the step.
+"""Sources and items of each micro-batch, as pure functions of the seed and the step.
 
-Nothing here is drawn in sequence, so a resumed run needs no saved generator and no re-reading, and every process finds
-its own rows of the same global batch.
+Nothing here is drawn in sequence. So a resumed run needs no saved generator and reads nothing again, and every process
+finds its own rows of the same global batch.
 """
 
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ GOLDEN = (5**0.5 - 1) / 2
 
 
 def source_schedule(weights: Mapping[str, float], seed: int, num_micro_steps: int) -> list[str]:
-    """Name of the source of each of the first `num_micro_steps` micro-batches.
+    """Return the source of each of the first `num_micro_steps` micro-batches.
 
-    The fractional parts of `start + k * golden ratio` fill 0..1 more evenly than random numbers do, so that any
-    stretch of n micro-batches holds each source's share to within a few batches.
+    The fractional parts of `start + k * golden ratio` fill 0..1 more evenly than random numbers. So in any n
+    consecutive micro-batches, each source has its share to within a few batches.
 
     Args:
-        weights: source -> relative share; sources at 0 never occur.
+        weights: source -> relative share; a source with share 0 never occurs.
         seed: shifts the sequence.
         num_micro_steps: length of the schedule.
     """
@@ -34,11 +34,11 @@ def source_schedule(weights: Mapping[str, float], seed: int, num_micro_steps: in
 
 
 class EndlessShuffle:
-    """Items 0..num_items-1 in a new seeded order in every epoch, addressed by how many were drawn before.
+    """Items 0..num_items-1 in a new seeded order per epoch, addressed by the number of items drawn before.
 
     Args:
         num_items: at least 1.
-        seed: any non-negative numbers; equal seeds give equal orders.
+        seed: non-negative numbers; equal seeds give equal orders.
     """
 
     def __init__(self, num_items: int, *seed: int) -> None:
@@ -48,7 +48,7 @@ class EndlessShuffle:
         self._orders: dict[int, Indices] = {}
 
     def take(self, start: int, count: int) -> Indices:
-        """Items at positions `start` to `start + count` of the endless sequence."""
+        """Return the items at positions `start` to `start + count` (exclusive) of the endless sequence."""
         positions = np.arange(start, start + count)
         epochs, offsets = np.divmod(positions, self._num_items)
         self._orders = {epoch: self._order(epoch) for epoch in np.unique(epochs).tolist()}
@@ -60,5 +60,5 @@ class EndlessShuffle:
 
 
 def rows_of_rank(batch_size: int, rank: int) -> slice:
-    """The rows of the global batch that one process computes: a contiguous block in rank order."""
+    """Return the rows of the global batch that one process computes: a contiguous block, in rank order."""
     return slice(rank * batch_size, (rank + 1) * batch_size)

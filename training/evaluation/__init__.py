@@ -1,1 +1,1 @@
-"""In come a trained model and clips whose truth is known; out go captions, searches and scores."""
+"""In come a trained model and clips with known truth; out go captions, searches and scores."""

@@ -1,4 +1,4 @@
-"""How well the corpus' clip borders agree with the toy world's true ones."""
+"""Scores of a corpus' clip borders against the toy world's true ones."""
 
 import json
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ TOLERANCE_S = 0.5
 
 
 def border_scores(corpus: Path, videos: Path, split: str) -> dict[str, float]:
-    """Micro-averaged F1 of a split's borders at `TOLERANCE_S`.
+    """Return the micro-averaged F1 of a split's borders at `TOLERANCE_S`.
 
     Args:
-        corpus: what `build_corpus` made of `videos`.
+        corpus: corpus that `build_corpus` made from `videos`.
         videos: toy videos with their truth.
-        split: which split.
+        split: name of the split.
 
     Returns:
-        `f1_visible`: true borders that no frame shows are left out, as is a found border near one; `f1_all`: all
-        count; `num`: true borders in all.
+        `f1_visible`: without true borders that no frame shows, and without a found border near such a one; `f1_all`:
+        with all borders; `num`: number of true borders.
     """
     matches = {"visible": 0, "all": 0}
     sizes = {"visible": 0, "all": 0}
@@ -47,9 +47,9 @@ def border_scores(corpus: Path, videos: Path, split: str) -> dict[str, float]:
 
 
 def count_matches(predicted: Sequence[float], truth: Sequence[float], tolerance_s: float) -> int:
-    """The most pairs of a found and a true border within the tolerance, no border used twice.
+    """Count the most possible pairs of a found and a true border within the tolerance, with no border used twice.
 
-    On a line, pairing both lists in order and skipping whichever border lies too far back gives the most pairs.
+    On a line, it is enough to pair both lists in order and to skip a border that is too far back.
     """
     found, true = sorted(predicted), sorted(truth)
     found_index = true_index = matches = 0

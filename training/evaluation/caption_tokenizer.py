@@ -1,14 +1,14 @@
-"""Words of a caption the way caption metrics count them: Penn Treebank style, lower case, punctuation left out.
+"""Words of a caption as caption metrics count them: Penn Treebank style, lower case, no punctuation.
 
-Published CIDEr values split captions with Stanford's Java PTBTokenizer. This is the small part of its behaviour that
-captions use, in one regular expression, so that scores need no Java.
+Published CIDEr values split captions with Stanford's Java PTBTokenizer. One regular expression does the small part
+that captions need, so that scores need no Java.
 """
 
 import re
 
 
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
-# The reference filter lists its bracket tokens in upper case and meets lower-cased text, so brackets count as words.
+# The reference filter lists its bracket tokens in upper case but gets lower-case text, so brackets count as words.
 BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 FUSED = {
     "cannot": "can not",
@@ -36,7 +36,7 @@ TOKEN = re.compile(
 
 
 def tokenize_caption(caption: str) -> list[str]:
-    """Lower-cased words of one caption in order, without punctuation; `[]` for an empty caption."""
+    """Return the lower-case words of one caption in order, without punctuation; `[]` for an empty caption."""
     text = caption.lower().replace("\u2019", "'").replace('"', " '' ")
     tokens = [BRACKETS.get(token, token) for token in TOKEN.findall(text)]
     return [word for token in tokens if token not in PUNCTUATION for word in FUSED.get(token, token).split()]

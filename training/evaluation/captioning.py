@@ -1,4 +1,4 @@
-"""Captions for clips, written by the model without demonstrations."""
+"""Captions of clips, written by the model without demonstrations."""
 
 from typing import Any
 
@@ -11,15 +11,15 @@ from training.evaluation.media import Media, feature_batches, media_features
 def caption_clips(
     model: Any, processor: Any, media: Media, prompt: str = "", max_new_tokens: int = 32, batch_size: int = 32
 ) -> list[str]:
-    """Greedy caption of each clip: what follows `<visual>` and the prompt, up to `<|endofchunk|>`.
+    """Caption each clip greedily: the text after `<visual>` and the prompt, up to `<|endofchunk|>`.
 
     Args:
         model: a `CosmoForConditionalGeneration`; left in evaluation mode.
         processor: its processor.
         media: features or frames of N clips, see `training.evaluation.media`.
-        prompt: begins every caption; not part of what is returned.
-        max_new_tokens: longest caption, in tokens.
-        batch_size: clips at once.
+        prompt: start of every caption; not part of the result.
+        max_new_tokens: maximum length of a caption, in tokens.
+        batch_size: number of clips at once.
 
     Returns:
         N captions without special tokens or outer spaces.

@@ -1,7 +1,7 @@
-"""CIDEr-D: how much a caption says what several people said (Vedantam et al., arXiv:1411.5726, section 6).
+"""CIDEr-D: agreement of a caption with the captions of several people (Vedantam et al., arXiv:1411.5726, section 6).
 
-N-grams that many images share tell little and weigh little (TF-IDF); counts above a reference's own are clipped, and a
-length unlike the reference's is punished by a Gaussian.
+N-grams that many images share say little and weigh little (TF-IDF). Counts above the reference's are clipped, and a
+Gaussian penalises a length that differs from the reference's.
 """
 
 import math
@@ -19,14 +19,14 @@ Ngram = tuple[str, ...]
 
 
 def cider_d(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-    """CIDEr-D of each prediction against its references.
+    """Return the CIDEr-D of each prediction against its references.
 
     Document frequencies come from `references` themselves, one document per prediction, so a score depends on the
     whole set and is 0 for a set of one.
 
     Args:
         predictions: one caption per sample.
-        references: the captions people gave to each sample, at least one each.
+        references: human captions of each sample, at least one each.
 
     Returns:
         One score from 0 to 10 per sample; the corpus score is their mean.
@@ -62,7 +62,7 @@ class _Vector:
         self.norms = [math.sqrt(sum(value * value for value in order.values())) for order in self.orders]
 
     def similarity(self, reference: "_Vector") -> float:
-        """Clipped cosine, mean over the n-gram orders, times the length penalty; from 0 to 1."""
+        """Return the clipped cosine, averaged over the n-gram orders, times the length penalty; from 0 to 1."""
         cosines = 0.0
         for mine, theirs, my_norm, their_norm in zip(
             self.orders, reference.orders, self.norms, reference.norms, strict=True
@@ -75,7 +75,7 @@ class _Vector:
 
 
 def _count_ngrams(caption: str) -> Counter[Ngram]:
-    """How often each run of 1 to 4 words occurs."""
+    """Count each sequence of 1 to 4 words."""
     words = tokenize_caption(caption)
     return Counter(
         tuple(words[start : start + length])

@@ -1,4 +1,4 @@
-"""Clips as evaluation receives them, and the model's visual input made of them. Axes: N clips, F frames, P patches."""
+"""Clips as evaluation receives them, and their features. Axes: N clips, F frames, P patches."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,11 +11,11 @@ from training.data.features import encode, pixels_of
 
 
 Media = torch.Tensor | NDArray[np.float16] | Sequence[NDArray[np.uint8]]
-"""Features (N, F, P, D_v) of the frozen tower, or per clip its frames, uint8 (F, 3, H, W)."""
+"""Features (N, F, P, D_v) of the frozen tower, or the frames of each clip, uint8 (F, 3, H, W)."""
 
 
 def media_features(model: Any, processor: Any, media: Media) -> torch.Tensor:
-    """Features (N, F, P, D_v) of the clips; frames go through the model's vision tower, features pass unchanged.
+    """Return features (N, F, P, D_v) of clips; encode frames with the model's vision tower, pass features unchanged.
 
     Raises:
         ValueError: if clips have different numbers of frames.
@@ -32,6 +32,6 @@ def media_features(model: Any, processor: Any, media: Media) -> torch.Tensor:
 
 
 def feature_batches(model: Any, features: torch.Tensor, batch_size: int) -> Iterator[torch.Tensor]:
-    """One medium per sample on the model's device and in its type: (B, 1, F, P, D_v)."""
+    """Yield batches of one medium per sample, on the model's device and in its dtype: (B, 1, F, P, D_v)."""
     for part in features.split(batch_size):
         yield part[:, None].to(device=model.device, dtype=model.dtype)

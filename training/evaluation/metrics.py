@@ -1,4 +1,4 @@
-"""The metrics as `evaluate.Metric` classes; nothing is downloaded. A score is x100 only when printed."""
+"""Metrics as `evaluate.Metric` classes; nothing is downloaded. Scores are multiplied by 100 only when printed."""
 
 import datasets
 import evaluate  # type: ignore[import-untyped, unused-ignore]
@@ -13,7 +13,7 @@ RECALL_RANKS = (1, 5, 10)
 
 
 class _InMemoryMetric(evaluate.Metric):
-    """A metric that keeps its inputs in memory, so that no lock or cache file is left behind."""
+    """Metric that keeps its inputs in memory, so that it leaves no lock or cache file."""
 
     def __init__(self, **options: object) -> None:
         super().__init__(**{"keep_in_memory": options.get("num_process", 1) == 1} | options)
@@ -51,9 +51,9 @@ class VqaAccuracy(_InMemoryMetric):
 
 
 class RetrievalRecall(_InMemoryMetric):
-    """Share of queries with a right item among the first 1, 5, 10: `{"r1": ..., "r5": ..., "r10": ...}`.
+    """Share of queries with a right item among the first 1, 5 and 10: `{"r1": ..., "r5": ..., "r10": ...}`.
 
-    A tie counts against the query: items that score the same as the right one stand before it.
+    A tie counts against the query: items with the same score as the right one rank before it.
     """
 
     def _info(self) -> evaluate.MetricInfo:
@@ -75,7 +75,7 @@ class RetrievalRecall(_InMemoryMetric):
 
 
 def _rank_of_right_item(scores: list[float], right: list[int]) -> int:
-    """How many wrong items score at least as high as the best right one; 0 is the first place."""
+    """Count the wrong items that score at least as high as the best right one; 0 means first."""
     if not right:
         raise ValueError("a query has no right item: every list in references needs at least one index")
     items = np.asarray(scores)

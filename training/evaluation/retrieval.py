@@ -15,16 +15,16 @@ from training.evaluation.metrics import RetrievalRecall
 def text_video_similarity(
     model: Any, processor: Any, media: Media, captions: Sequence[str], batch_size: int = 64
 ) -> NDArray[np.float32]:
-    """Cosine similarity of every caption (row) with every clip (column), from -1 to 1.
+    """Return the cosine similarity of every caption (row) and every clip (column), from -1 to 1.
 
-    Captions are written as in training, with the placeholder before and the end of chunk behind them.
+    As in training, the placeholder precedes each caption and the end of chunk follows it.
 
     Args:
         model: a `CosmoForConditionalGeneration`; left in evaluation mode.
         processor: its processor.
         media: features or frames of the clips, see `training.evaluation.media`.
-        captions: texts to look for them with.
-        batch_size: clips or captions at once.
+        captions: texts to search with.
+        batch_size: number of clips or captions at once.
     """
     model.eval()
     features = media_features(model, processor, media)
@@ -44,7 +44,7 @@ def text_video_similarity(
 def retrieval_scores(
     model: Any, processor: Any, media: Media, captions: Sequence[str], batch_size: int = 64
 ) -> dict[str, float]:
-    """Recall at 1 in both directions where caption i belongs to clip i, shares from 0 to 1.
+    """Return recall at 1 in both directions, from 0 to 1; caption i belongs to clip i.
 
     Returns:
         `text_to_video_r1`, `video_to_text_r1` and `num`, the number of clips. Chance is 1 / num.
@@ -53,7 +53,7 @@ def retrieval_scores(
 
 
 def recall_both_ways(similarity: NDArray[np.float32]) -> dict[str, float]:
-    """As `retrieval_scores`, from a square matrix with texts as rows."""
+    """Return the same as `retrieval_scores`, from a square matrix with texts as rows."""
     right = [[index] for index in range(len(similarity))]
     recall = lambda scores: RetrievalRecall().compute(predictions=scores.tolist(), references=right)["r1"]
     return {

@@ -1,4 +1,4 @@
-"""Scores on the toy world's test split, whose truth is known: captions, retrieval, order of frames.
+"""Scores on the toy world's test split, with known truth: captions, retrieval, order of frames.
 
 Axes: N clips, F frames, P patches, D_v width.
 """
@@ -25,9 +25,9 @@ ORDER_ONLY = frozenset(action for pair in ORDER_ONLY_PAIRS for action in pair)
 
 @dataclass(frozen=True, kw_only=True)
 class TestClip:
-    """One step of a test video, by its true borders."""
+    """One step of a test video, with its true borders."""
 
-    __test__ = False  # its name is no reason for pytest to collect it
+    __test__ = False  # pytest must not collect it because of its name
 
     video: Path
     start_s: float
@@ -37,7 +37,7 @@ class TestClip:
 
 
 def load_test_clips(folder: Path) -> list[TestClip]:
-    """Every step of the toy videos in a folder, in order.
+    """Load every step of the toy videos in a folder, in order.
 
     Raises:
         ValueError: if there are none.
@@ -61,19 +61,19 @@ def load_test_clips(folder: Path) -> list[TestClip]:
 
 
 def encode_clips(model: Any, processor: Any, clips: Sequence[TestClip], num_frames: int) -> torch.Tensor:
-    """Features of the frozen tower, (N, F, P, D_v), float16."""
+    """Encode clips with the frozen tower: float16 (N, F, P, D_v)."""
     encoded = [encode(model, pixels_of(processor, clip_frames(clip, num_frames))) for clip in clips]
     return torch.stack(encoded)
 
 
 def clip_frames(clip: TestClip, num_frames: int) -> np.ndarray:
-    """The middle frame of each of F equal parts, uint8 (F, 3, H, W)."""
+    """Decode the middle frame of each of F equal parts of a clip: uint8 (F, 3, H, W)."""
     frames = frames_at(clip.video, middle_times(clip.start_s, clip.end_s, num_frames))
     return np.ascontiguousarray(frames.transpose(0, 3, 1, 2))
 
 
 def choose_distinct(clips: Sequence[TestClip], num: int, seed: int) -> list[int]:
-    """Indices of up to `num` clips no two of which have the same caption, drawn by seed."""
+    """Draw the indices of up to `num` clips with different captions."""
     chosen: dict[str, int] = {}
     for index in np.random.default_rng(seed).permutation(len(clips)).tolist():
         chosen.setdefault(clips[index].caption, index)
@@ -83,7 +83,7 @@ def choose_distinct(clips: Sequence[TestClip], num: int, seed: int) -> list[int]
 
 
 def derangement(clips: Sequence[TestClip], seed: int) -> list[int]:
-    """Whose pixels each clip gets in the blind test: a permutation that leaves no clip its own."""
+    """Draw which clip's pixels each clip gets in the blind test: a permutation in which no clip keeps its own."""
     order = np.random.default_rng(seed).permutation(len(clips))
     shuffled = np.empty_like(order)
     shuffled[order] = np.roll(order, 1)  # one cycle through all clips
@@ -91,7 +91,7 @@ def derangement(clips: Sequence[TestClip], seed: int) -> list[int]:
 
 
 def caption_scores(predicted: Sequence[str], clips: Sequence[TestClip]) -> dict[str, float]:
-    """Shares of captions that contain the true colour + shape, and the true action; CIDEr; how many clips."""
+    """Return the shares of captions with true colour and shape, and with true action; CIDEr; number of clips."""
     objects = [clip.scene.object_phrase in text for text, clip in zip(predicted, clips, strict=True)]
     actions = [clip.scene.action_phrase in text for text, clip in zip(predicted, clips, strict=True)]
     cider = Cider().compute(predictions=list(predicted), references=[[clip.caption] for clip in clips])["cider"]
@@ -104,7 +104,7 @@ def caption_scores(predicted: Sequence[str], clips: Sequence[TestClip]) -> dict[
 
 
 def order_accuracy(predicted: Sequence[str], clips: Sequence[TestClip]) -> float:
-    """Share of right actions among clips whose action only the order of frames tells from its partner."""
+    """Return the share of right actions among clips whose action only the order of frames tells from its partner."""
     right = [
         clip.scene.action_phrase in text
         for text, clip in zip(predicted, clips, strict=True)
@@ -114,7 +114,7 @@ def order_accuracy(predicted: Sequence[str], clips: Sequence[TestClip]) -> float
 
 
 def chance_scores(clips: Sequence[TestClip], num_retrieval: int, seed: int) -> dict[str, dict[str, float]]:
-    """What guessing gets: shares by counting, CIDEr by captions of random seen scenes."""
+    """Return the scores of guessing: shares by counting, CIDEr from captions of random seen scenes."""
     rng = np.random.default_rng(seed)
     guesses = []
     for _ in clips:
@@ -139,19 +139,20 @@ def chance_scores(clips: Sequence[TestClip], num_retrieval: int, seed: int) -> d
 def evaluate_toy(
     model: Any, processor: Any, folder: Path, *, num_frames: int, num_retrieval: int, seed: int
 ) -> dict[str, Any]:
-    """All scores of a model on a folder of toy test videos, with the blind ones and chance beside them.
+    """Score a model on a folder of toy test videos, and add the blind scores and chance.
 
     Args:
         model: a `CosmoForConditionalGeneration`.
         processor: its processor.
         folder: test videos with their truth.
         num_frames: frames of a clip that the model sees.
-        num_retrieval: clips with different captions among which is searched, at most.
-        seed: draws these clips and the blind test's shuffle.
+        num_retrieval: maximum number of clips, with different captions, in the search.
+        seed: seed of the draw of these clips and of the blind test's shuffle.
 
     Returns:
-        `caption`, `retrieval`, `blind`, `chance` as in results.json; `order_accuracy`; `clips`: what was said of
-        each clip; `search`: for each retrieval clip its index, and the five best clips for its caption, best first.
+        `caption`, `retrieval`, `blind`, `chance` as in results.json; `order_accuracy`; `clips`: the caption
+        written for each clip; `search`: index of each retrieval clip, and the five best clips for its caption, best
+        first.
     """
     clips = load_test_clips(folder)
     features = encode_clips(model, processor, clips, num_frames)

@@ -1,17 +1,17 @@
-"""VQA accuracy over several human answers (Antol et al., arXiv:1505.00468, section 4), officially normalised.
+"""VQA accuracy against several human answers (Antol et al., arXiv:1505.00468, section 4), normalised as officially.
 
-The normalisation makes "Two dogs." and "2 dogs" the same answer: punctuation, number words, articles, contractions.
+After normalisation of punctuation, number words, articles and contractions, "Two dogs." and "2 dogs" are the same.
 """
 
 import re
 from collections.abc import Sequence
 
 
-FULL_MARK_MATCHES = 3  # an answer that three other annotators gave is right
+FULL_MARK_MATCHES = 3  # an answer that three other annotators gave counts fully
 DIGITS = "zero one two three four five six seven eight nine ten"
 NUMBER_WORDS = {word: str(number) for number, word in enumerate(DIGITS.split())} | {"none": "0"}
 ARTICLES = frozenset(("a", "an", "the"))
-# Short forms that are words themselves without the apostrophe (its, were, well, hell, shell, wed, ill) are left alone.
+# Not listed: short forms that are other words without the apostrophe (its, were, well, hell, shell, wed, ill).
 SHORT_FORMS = """
 ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll how's i'm
 i've isn't it'd it'll ma'am mightn't might've mustn't must've needn't o'clock oughtn't shan't should've shouldn't
@@ -22,11 +22,11 @@ why's won't would've wouldn't y'all you'd you'll you're you've
 CONTRACTIONS = {form.replace("'", ""): form for form in SHORT_FORMS.split()}
 SPACED_PUNCTUATION = re.compile(r"""[;/\[\]"{}()=+\\_\-><@`?!]""")
 THOUSANDS_COMMA = re.compile(r"(?<=\d),(?=\d)")
-FREE_PERIOD = re.compile(r"\.(?!\d)")  # 3.5 and .5 keep theirs
+FREE_PERIOD = re.compile(r"\.(?!\d)")  # 3.5 and .5 keep their period
 
 
 def normalize_answer(answer: str) -> str:
-    """The form in which two answers are compared: lower case, no articles, digits for number words, no punctuation."""
+    """Normalise an answer for comparison: lower case, no articles, digits for number words, no punctuation."""
     text = THOUSANDS_COMMA.sub("", answer.lower())
     text = FREE_PERIOD.sub("", SPACED_PUNCTUATION.sub(" ", text)).replace(",", " ")
     words = [NUMBER_WORDS.get(word, word) for word in text.split()]
@@ -34,14 +34,14 @@ def normalize_answer(answer: str) -> str:
 
 
 def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """Share from 0 to 1 of the annotators' credit that an answer earns.
+    """Return the accuracy of an answer, from 0 to 1.
 
-    Each annotator in turn is left out, and the answer earns min(1, matches among the others / 3); the mean over the
-    annotators counts, so that a human answer is judged by the same rule.
+    Each annotator is left out in turn, and the answer earns min(1, matches among the others / 3). The mean over the
+    annotators is the accuracy, so that the same rule can judge a human answer.
 
     Args:
         prediction: the model's answer, any case and punctuation.
-        answers: what the annotators said, ten in the official sets.
+        answers: answers of the annotators, ten in the official sets.
 
     Raises:
         ValueError: if there are no answers.

@@ -1,1 +1,1 @@
-"""In comes a folder that a command left, a model, a corpus or the demo; out goes a checked repository of the Hub."""
+"""In comes the folder of a model, a corpus or the demo; out goes a checked repository of the Hub."""

@@ -1,7 +1,7 @@
-"""What a folder must hold before it may leave this machine, and what must never leave it.
+"""Checks of a folder before it leaves this machine: it must be complete, and must hold no secrets.
 
-Everything here reads local files only. Each check raises `ValueError` with the file at fault, so that a broken or a
-leaking repository is refused before the first byte is sent.
+The checks read local files only. Each raises `ValueError` with the file at fault, so that a broken or leaking
+repository is refused before the first byte is sent.
 """
 
 import ast
@@ -15,13 +15,13 @@ from typing import Any
 import yaml
 
 
-# Left behind by running things; never published, and no reason to refuse the folder.
+# Left behind by running commands; never published, but no folder is refused because of them.
 LEFT_OUT = (
     "__pycache__/*",
     "*/__pycache__/*",
     "*.pyc",
     ".git/*",
-    ".build/*",  # what `cosmo build` resumes from
+    ".build/*",  # `cosmo build` resumes from it
     ".cache/*",
     ".gradio/*",
     ".ipynb_checkpoints/*",
@@ -29,7 +29,7 @@ LEFT_OUT = (
     ".DS_Store",
     "*/.DS_Store",
     "*.tmp",
-    "quarantine.jsonl",  # names files of the machine that built the corpus
+    "quarantine.jsonl",  # it names files on the machine that built the corpus
 )
 SECRET_NAMES = (
     ".env",
@@ -66,19 +66,19 @@ TEXT_SUFFIXES = {
 
 
 def matches(path: str, patterns: Sequence[str]) -> bool:
-    """Whether a path inside the folder, or its last part, matches one of the shell patterns."""
+    """Return whether a path inside the folder, or its last part, matches one of the shell patterns."""
     return any(fnmatch(path, pattern) or fnmatch(path.rsplit("/", 1)[-1], pattern) for pattern in patterns)
 
 
 def check_no_secrets(root: Path, paths: Sequence[str]) -> None:
-    """Refuses credentials, links that lead out of the folder, and weights that only unpickling can read.
+    """Refuse credentials, links that lead out of the folder, and pickled weights.
 
     Args:
-        root: The folder to be published.
-        paths: Files to be uploaded, relative to `root`, with `/`.
+        root: folder to publish.
+        paths: files to upload, relative to `root`, with `/`.
 
     Raises:
-        ValueError: Names the first file that must not be published, and why.
+        ValueError: with the first file that must not be published, and why.
     """
     for path in paths:
         file = root / path
@@ -93,10 +93,10 @@ def check_no_secrets(root: Path, paths: Sequence[str]) -> None:
 
 
 def read_card(root: Path) -> dict[str, Any]:
-    """The YAML header of the folder's README.md.
+    """Read the YAML header of the folder's README.md.
 
     Raises:
-        ValueError: README.md is missing, has no header between `---` lines, or the header is no YAML mapping.
+        ValueError: if README.md is missing, has no header between `---` lines, or the header is not a YAML mapping.
     """
     card = root / "README.md"
     if not card.is_file():
@@ -107,41 +107,43 @@ def read_card(root: Path) -> dict[str, Any]:
     try:
         fields = yaml.safe_load(header[1])
     except yaml.YAMLError as error:
-        raise ValueError(f"{card}: its header is no YAML ({' '.join(str(error).split())})") from None
+        raise ValueError(f"{card}: its header is not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(fields, dict):
         raise ValueError(f"{card}: its YAML header holds {type(fields).__name__}, expected keys and values")
     return fields
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
+    """Read the JSON object in a file.
 
     Raises:
-        ValueError: The file is missing, is no JSON or holds something else than an object.
+        ValueError: if the file is missing, is not valid JSON, or holds anything but an object.
     """
     if not path.is_file():
         raise ValueError(f"{path.parent} has no {path.name}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from None
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds {type(content).__name__}, expected an object")
     return content
 
 
 def check_safetensors(path: Path) -> None:
-    """Compares a safetensors file's length with the one its header promises.
+    """Compare the length of a safetensors file with the length in its header.
+
+    The format: an 8-byte little-endian header length, that many bytes of JSON, then data up to the largest offset in
+    the header.
 
     Raises:
-        ValueError: The file is truncated or no safetensors file. The format: an 8-byte little-endian header length,
-            that many bytes of JSON, then the data up to the largest offset in the header.
+        ValueError: if the file is truncated or not a safetensors file.
     """
     num_bytes = path.stat().st_size
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
         if num_bytes < 8 or header_bytes > num_bytes - 8:
-            raise ValueError(f"{path} is no complete safetensors file ({num_bytes} bytes)")
+            raise ValueError(f"{path} is not a complete safetensors file ({num_bytes} bytes)")
         header = json.loads(file.read(header_bytes))
     data_bytes = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
     expected = 8 + header_bytes + data_bytes
@@ -150,10 +152,10 @@ def check_safetensors(path: Path) -> None:
 
 
 def check_model(root: Path, paths: Sequence[str]) -> None:
-    """Checks that a model folder loads with the Auto classes and `trust_remote_code=True` from anywhere.
+    """Check that a model folder loads from anywhere, with the Auto classes and `trust_remote_code=True`.
 
     Raises:
-        ValueError: config, auto_map, a code file, a weight file or the card is missing or broken.
+        ValueError: if config, auto_map, a code file, a weight file or the card is missing or broken.
     """
     config = read_json(root / "config.json")
     auto_map = config.get("auto_map") or {}
@@ -177,10 +179,10 @@ def check_model(root: Path, paths: Sequence[str]) -> None:
 
 
 def check_dataset(root: Path, paths: Sequence[str]) -> None:
-    """Checks that a corpus folder streams with `load_dataset(repo)`: a card, and shards behind each of its patterns.
+    """Check that a corpus folder streams with `load_dataset(repo)`: a card, and shards for each of its patterns.
 
     Raises:
-        ValueError: The card is missing or names files that are not there, or a shard is damaged.
+        ValueError: if the card is missing or names missing files, or a shard is damaged.
     """
     configs = read_card(root).get("configs") or []
     for config in configs:
@@ -200,10 +202,10 @@ def check_dataset(root: Path, paths: Sequence[str]) -> None:
 
 
 def check_space(root: Path, paths: Sequence[str]) -> None:
-    """Checks that a Space has its app, its requirements and a card that names the SDK.
+    """Check that a Space has its app, its requirements and a card with the SDK.
 
     Raises:
-        ValueError: One of them is missing, or app code does not parse.
+        ValueError: if one of them is missing, or the app's code does not parse.
     """
     card = read_card(root)
     if card.get("sdk") != "gradio":
@@ -223,8 +225,8 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _check_code(root: Path, reference: str | None) -> None:
-    """Follows `module.Class` of an auto_map through the code files beside it."""
-    if reference is None:  # how transformers writes "no slow tokenizer"
+    """Check that the code files for `module.Class` in an auto_map exist, with the files that they import."""
+    if reference is None:  # transformers writes "no slow tokenizer" like this
         return
     todo, seen = [reference.rsplit("--", 1)[-1].split(".")[0]], set()
     while todo:
@@ -240,11 +242,11 @@ def _check_code(root: Path, reference: str | None) -> None:
 
 
 def _check_parquet(path: Path) -> None:
-    import pyarrow.parquet as pq  # with the `data` extra; a model or a Space is published without it
+    import pyarrow.parquet as pq  # in the `data` extra; a model or a Space is published without it
 
     try:
         num_rows = pq.read_metadata(path).num_rows
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is no readable Parquet file: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{path} is not a readable Parquet file: {' '.join(str(error).split())}") from None
     if num_rows == 0:
         raise ValueError(f"{path} holds no rows")

@@ -1,4 +1,4 @@
-"""Cards of models made here: the quickstart's with its results, and what a folder without card is published with."""
+"""Model cards: the quickstart's, with its results, and one for a folder that is published without a card."""
 
 import json
 from pathlib import Path
@@ -6,12 +6,12 @@ from typing import Any
 
 
 def quickstart_card(config: Any, results: dict[str, Any], name: str) -> str:
-    """README.md of a quickstart's model folder.
+    """Return README.md for a quickstart's model folder.
 
     Args:
         config: the model's `CosmoConfig`.
-        results: what results.json holds.
-        name: the run's name.
+        results: content of results.json.
+        name: name of the run.
     """
     from modeling_cosmo.model_card_cosmo import make_model_card
 
@@ -19,33 +19,33 @@ def quickstart_card(config: Any, results: dict[str, Any], name: str) -> str:
         config,
         f"CosMo, {name}",
         about="A CosMo model ([arXiv 2401.00849](https://arxiv.org/abs/2401.00849)), trained on the toy world: "
-        "rendered videos of eight actions of coloured shapes. It knows nothing else, and shows how the parts work. "
-        "Both towers were kept as they were.",
+        "rendered videos of coloured shapes in eight actions. It knows nothing else; it shows how the parts work. "
+        "Both towers stayed frozen.",
         results=_quickstart_results(results),
         limits="Sees shapes, colours, backgrounds and actions of the toy world. Pictures of anything else get a toy "
-        "caption. A search with half a caption ranks poorly: texts are told from each other as in training.",
+        "caption. A search with half a caption ranks poorly, since training compares whole captions.",
         license="apache-2.0",
         language="en",
     )
 
 
 def write_missing_card(folder: Path, repo_id: str) -> bool:
-    """Gives a model folder without README.md a card made of its config; no licence and no results are invented.
+    """Write a card from the config into a model folder without README.md; invent neither licence nor results.
 
     Args:
-        folder: A saved CosMo; of anything else nothing is written.
-        repo_id: Where the card's examples load the model from.
+        folder: a saved CosMo model; nothing is written into any other folder.
+        repo_id: repository from which the card's examples load the model.
 
     Returns:
         Whether a card was written.
 
     Raises:
-        ValueError: `repo_id` is no name.
+        ValueError: if `repo_id` is not a valid name.
     """
     config_file = folder / "config.json"
     if (folder / "README.md").exists() or not _is_cosmo(config_file):
         return False
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # in no __all__
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # not in any __all__
 
     from modeling_cosmo import CosmoConfig
     from modeling_cosmo.model_card_cosmo import make_model_card
@@ -65,7 +65,7 @@ def _is_cosmo(config_file: Path) -> bool:
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False  # publishing names what is wrong
+        return False  # publishing says what is wrong
     return isinstance(config, dict) and config.get("model_type") == "cosmo" and "text_config" in config
 
 
@@ -86,9 +86,9 @@ def _quickstart_results(results: dict[str, Any]) -> str:
     ]
     return "\n".join(
         [
-            f"Measured on {caption['num']} clips whose combinations of shape, colour and action were in no training, "
+            f"Measured on {caption['num']} clips with combinations of shape, colour and action never seen in training "
             f"and on searches among {retrieval['num']} clips with different captions. Blind: the same model "
-            "with the videos shuffled among each other.",
+            "with the videos shuffled.",
             "",
             "| score | CosMo | blind | chance |",
             "| --- | --- | --- | --- |",

@@ -1,7 +1,7 @@
-"""Publishing a model, a corpus or the demo as a repository of the Hugging Face Hub.
+"""Publish a model, a corpus or the demo as a repository of the Hugging Face Hub.
 
-One list of files is made, checked and printed; exactly that list is uploaded, and whatever else the repository held is
-deleted in the same commit, so that a second push leaves nothing stale.
+One list of files is made, checked and printed, and exactly that list is uploaded. The same commit deletes all other
+files of the repository, so that a second push leaves nothing stale.
 """
 
 import glob
@@ -18,36 +18,36 @@ CHECKS = {"model": checks.check_model, "dataset": checks.check_dataset, "space":
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedFile:
-    """One file of a planned upload."""
+    """File of a planned upload."""
 
     path: str
-    """Where it lands in the repository, with `/`."""
+    """Path in the repository, with `/`."""
     num_bytes: int
-    """Its length."""
+    """Length in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishPlan:
-    """What a call of `publish` uploads, or would upload."""
+    """Files that a call of `publish` uploads, or would upload."""
 
     kind: Kind
-    """The kind of repository."""
+    """Kind of repository."""
     repo_id: str
-    """Its name, `owner/name`, or `name` for the account of the token."""
+    """Name of the repository, `owner/name`, or `name` for the account of the token."""
     files: tuple[PlannedFile, ...]
-    """What is uploaded, by path."""
+    """Files to upload, in order of path."""
     left_out: tuple[str, ...]
-    """Caches and the like inside the folder that stay here."""
+    """Caches and other local files in the folder that are not uploaded."""
     url: str | None = None
-    """Where the repository is, once uploaded; None after a dry run."""
+    """Address of the repository after the upload; `None` after a dry run."""
 
     @property
     def num_bytes(self) -> int:
-        """The length of all files together."""
+        """Total length of all files, in bytes."""
         return sum(file.num_bytes for file in self.files)
 
     def describe(self) -> str:
-        """The plan as a table: one line a file with its bytes, the total last."""
+        """Return the plan as a table: one line per file with its bytes, then the total."""
         width = max(len(f"{self.num_bytes:,}"), len("bytes"))
         lines = [f"{file.num_bytes:>{width},}  {file.path}" for file in self.files]
         left_out = f"; {len(self.left_out)} caches and local files left out" if self.left_out else ""
@@ -62,24 +62,25 @@ class PublishPlan:
 
 
 def plan_publish(kind: Kind, path: Path, repo_id: str) -> PublishPlan:
-    """Checks a folder and lists what publishing it would upload; needs no network.
+    """Check a folder and list the files that publishing it would upload; needs no network.
 
     Args:
-        kind: What the folder holds.
-        path: A folder as `save_pretrained`, `cosmo build` or `demo/` have it.
-        repo_id: The repository's name.
+        kind: kind of content.
+        path: folder as written by `save_pretrained` or `cosmo build`, or `demo/`.
+        repo_id: name of the repository.
 
     Raises:
-        ValueError: The folder is no complete model, corpus or Space, holds a secret, or `repo_id` is no name.
-        FileNotFoundError: There is no such folder.
+        ValueError: if the folder is not a complete model, corpus or Space, or holds a secret, or `repo_id` is not a
+            valid name.
+        FileNotFoundError: if there is no such folder.
     """
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # in no __all__
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # not in any __all__
 
     if kind not in CHECKS:
         raise ValueError(f"cannot publish a {kind!r}: expected one of {', '.join(CHECKS)}")
     validate_repo_id(repo_id)
     if not path.is_dir():
-        raise FileNotFoundError(f"{path} is no folder")
+        raise FileNotFoundError(f"{path} is not a folder")
     found = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir())
     kept = [name for name in found if not checks.matches(name, checks.LEFT_OUT)]
     checks.check_no_secrets(path, kept)
@@ -95,28 +96,28 @@ def plan_publish(kind: Kind, path: Path, repo_id: str) -> PublishPlan:
 def publish(
     kind: Kind, path: Path, repo_id: str, *, dry_run: bool = False, revision: str = "main", private: bool = False
 ) -> PublishPlan:
-    """Uploads a folder to the Hub as one commit, creating the repository where it is missing.
+    """Upload a folder to the Hub in one commit; create the repository if it does not exist.
 
     Args:
-        kind: What the folder holds.
-        path: The folder.
-        repo_id: The repository's name.
-        dry_run: Check and list only.
-        revision: The branch to write; created where it is missing.
-        private: Whether a repository created here is private.
+        kind: kind of content.
+        path: folder to upload.
+        repo_id: name of the repository.
+        dry_run: only check and list.
+        revision: branch to write; created if it does not exist.
+        private: whether a repository created here is private.
 
     Returns:
-        What was uploaded, with the repository's address; after a dry run what would be.
+        The files uploaded, with the repository's address; after a dry run, the files that would be.
 
     Raises:
-        ValueError: See `plan_publish`.
-        OSError: The Hub cannot be reached, or refuses (no token, no right to write).
+        ValueError: see `plan_publish`.
+        OSError: if the Hub cannot be reached, or refuses (no token, no right to write).
     """
     plan = plan_publish(kind, path, repo_id)
     if dry_run:
         return plan
 
-    import httpx2  # what huggingface_hub 2 speaks through
+    import httpx2  # the HTTP client of huggingface_hub 2
     from huggingface_hub import HfApi
 
     api = HfApi(library_name="cosmo-vlm")

@@ -1,4 +1,4 @@
-"""The quickstart's page: one self-contained HTML file with scores, loss curves, captioned clips and searches."""
+"""Report of the quickstart: one self-contained HTML file with scores, loss curves, captioned clips and searches."""
 
 import base64
 import io
@@ -19,28 +19,28 @@ from training.evaluation.toy import TestClip, clip_frames, load_test_clips
 NUM_CLIPS = 12
 NUM_SEARCHES = 6
 NUM_FRAMES = 6
-SCORES = (  # title, results.json's two keys, goal
+SCORES = (  # title, the two keys in results.json, goal
     ("shape and colour right", "caption", "object_accuracy", 0.90),
     ("action right", "caption", "action_accuracy", 0.80),
     ("text to video, R@1", "retrieval", "text_to_video_r1", 0.70),
     ("video to text, R@1", "retrieval", "video_to_text_r1", None),
     ("CIDEr", "caption", "cider", None),
 )
-CURVES = (  # chart, then label and key of each line
+CURVES = (  # title of the chart, then label and key of each line
     ("Language-model loss (nats a token)", (("training", "lm_loss"), ("validation", "eval_lm_loss"))),
     ("Contrastive loss (nats)", (("training", "contrastive_loss"), ("validation", "eval_contrastive_loss"))),
 )
 
 
 def write_report(path: Path, results: dict[str, Any], scores: dict[str, Any], run_folder: Path, videos: Path) -> None:
-    """Writes the page.
+    """Write the report.
 
     Args:
         path: the HTML file.
-        results: what results.json holds.
-        scores: what `evaluate_toy` returned, with its `clips` and `search`.
-        run_folder: of the training, for its metrics.jsonl.
-        videos: the test videos.
+        results: content of results.json.
+        scores: result of `evaluate_toy`, with its `clips` and `search`.
+        run_folder: folder of the training run, for its metrics.jsonl.
+        videos: folder of the test videos.
     """
     metrics = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
     clips = load_test_clips(videos)
@@ -61,7 +61,7 @@ def write_report(path: Path, results: dict[str, Any], scores: dict[str, Any], ru
 
 
 def percent(share: float) -> str:
-    """A share as people read it."""
+    """Format a share as a percentage."""
     return f"{100 * share:.1f} %"
 
 
@@ -79,7 +79,7 @@ def _score_row(results: dict[str, Any], title: str, kind: str, key: str, goal: f
 
 
 def draw_chart(metrics: Sequence[dict[str, Any]], lines: Sequence[tuple[str, str]]) -> str:
-    """A line chart over steps as SVG; a line that was never measured is left out."""
+    """Draw a line chart over steps as SVG; leave out lines that were never measured."""
     width, height, left, bottom = 480, 240, 44, 28
     found = [(label, [(row["step"], row[key]) for row in metrics if row.get(key) is not None]) for label, key in lines]
     found = [(label, points) for label, points in found if points]
@@ -131,7 +131,7 @@ def _example_searches(scores: dict[str, Any], clips: Sequence[TestClip]) -> list
 
 
 def _strip(clip: TestClip, num_frames: int) -> str:
-    """Frames of a clip side by side, as a data URL."""
+    """Put frames of a clip side by side, as a data URL."""
     frames = clip_frames(clip, num_frames)  # (F, 3, H, W)
     picture = Image.fromarray(np.concatenate(list(frames.transpose(0, 2, 3, 1)), axis=1))
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""The quickstart: narrated toy videos -> corpus -> CosMo -> scores on unseen clips -> a model folder and a report."""
+"""Quickstart: narrated toy videos -> corpus -> CosMo -> scores on unseen clips -> a model folder and a report."""
 
 import dataclasses
 import json
@@ -36,13 +36,13 @@ FRAME_ORDER_STAGES = ("training-without-frame-positions", "evaluation-without-fr
 
 @dataclass(frozen=True, kw_only=True)
 class QuickstartSettings:
-    """How much is rendered and scored; what is trained stands in the recipe of the same name."""
+    """Settings of rendering and scoring; those of the training are in the recipe of the same name."""
 
     num_videos: int
     num_retrieval: int
-    """Clips with different captions among which is searched."""
+    """Number of clips, with different captions, in the search."""
     towers: TowerSettings = field(default_factory=TowerSettings)
-    """How the towers learn where they are to be trained afresh."""
+    """Settings for training the towers from scratch."""
     seed: int = 0
 
 
@@ -57,7 +57,7 @@ SETTINGS = {
 
 
 class Quickstart:
-    """The stages of one quickstart in its folder."""
+    """Stages of one quickstart in its folder."""
 
     def __init__(self, output: Path, name: str, say: Callable[[str], None]) -> None:
         if name not in SETTINGS:
@@ -68,16 +68,16 @@ class Quickstart:
 
     @property
     def videos(self) -> Path:
-        """The toy videos, one folder per split."""
+        """Folder of the toy videos, with one folder per split."""
         return self.output / "videos"
 
     @property
     def corpus(self) -> Path:
-        """What `build_corpus` wrote."""
+        """Folder of the corpus."""
         return self.output / "corpus"
 
     def config(self, **changes: Any) -> TrainingConfig:
-        """The recipe of this quickstart on its own corpus and towers, with some keys changed."""
+        """Return the recipe of this quickstart with its own corpus and towers, and some keys changed."""
         return config_from_dict(
             {
                 **read_yaml(self.name),
@@ -92,14 +92,14 @@ class Quickstart:
         )
 
     def _claim(self, name: str, depends_on: object) -> None:
-        """Empties a stage's folder, unless it was begun by the same code and settings: then the stage goes on."""
+        """Empty a stage's folder, unless the same code and settings started it: then the stage continues."""
         note, wanted = self.output / f"{name}.begun.json", json.dumps(depends_on, sort_keys=True)
         if not note.is_file() or note.read_text() != wanted:
             shutil.rmtree(self.output / name, ignore_errors=True)
             write_whole(note, wanted)
 
     def make_towers(self) -> None:
-        """Trains the towers afresh, in place of the shipped ones."""
+        """Train the towers from scratch, instead of using the shipped ones."""
         self.towers = self.output / "towers"
         depends_on = [dataclasses.asdict(self.settings.towers), digest_sources(ROOT / "dataset_builder" / "toy")]
 
@@ -110,7 +110,7 @@ class Quickstart:
         self.stages.run("towers", depends_on, [self.towers / "README.md"], work)
 
     def make_videos(self) -> None:
-        """Renders the toy videos."""
+        """Render the toy videos."""
         depends_on = [dataclasses.asdict(self.settings), digest_sources(ROOT / "dataset_builder" / "toy")]
 
         def work() -> None:
@@ -120,14 +120,14 @@ class Quickstart:
         self.stages.run("videos", depends_on, [self.videos / "test"], work)
 
     def make_corpus(self) -> None:
-        """Builds the corpus; `build_corpus` itself goes on where it was stopped."""
+        """Build the corpus; `build_corpus` itself continues where it stopped."""
         depends_on = digest_sources(ROOT / "dataset_builder")
         recipe = load_recipe("toy", {"segment.tower": str(self.towers / "clip")} if self.towers != SHIPPED else None)
         work = lambda: void(build_corpus(self.videos, self.corpus, recipe))
         self.stages.run("corpus", depends_on, [self.corpus / "README.md"], work)
 
     def train(self, stage: str, **changes: Any) -> Path:
-        """Trains a model; the run folder itself goes on where it was stopped, unless the code or config changed."""
+        """Train a model; `train` itself continues where it stopped, unless the code or config changed."""
         folder, config = self.output / stage, self.config(**changes)
         depends_on = [config.to_dict(), model_sources()]
         after = self.stages.chain
@@ -140,7 +140,7 @@ class Quickstart:
         return folder / "model"
 
     def evaluate(self, stage: str, model_folder: Path) -> dict[str, Any]:
-        """Scores a model on the test split."""
+        """Score a model on the test split."""
         path = self.output / f"{stage}.json"
 
         def work() -> None:
@@ -160,7 +160,7 @@ class Quickstart:
         return scores
 
     def finish(self, scores: dict[str, Any], without: dict[str, Any] | None) -> dict[str, Any]:
-        """Writes the model folder with its card, results.json and report.html."""
+        """Write the model folder with its card, results.json and report.html."""
         trained = self.output / "training" / "model"
         model = CosmoForConditionalGeneration.from_pretrained(trained)
         model.freeze_towers()
@@ -190,18 +190,18 @@ class Quickstart:
 
 
 def void(_: object) -> None:
-    """Drops a result that a stage does not need."""
+    """Drop a result that a stage does not need."""
 
 
 def model_sources() -> str:
-    """Digest of the code that a trained model and its scores depend on."""
+    """Return a digest of the code that a trained model and its scores depend on."""
     above = {ROOT / "training" / name for name in ("quickstart", "publishing")}
     files = [path for path in sorted((ROOT / "training").rglob("*.py")) if path.parent not in above]
     return digest_sources(ROOT / "modeling_cosmo", *files)
 
 
 def command_line() -> str:
-    """The words that started this process, without the folder of the program."""
+    """Return the command line of this process, without the folder of the program."""
     return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
@@ -213,20 +213,20 @@ def run_quickstart(
     frame_order: bool = False,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Runs every stage that is not done yet and writes `model/`, `results.json` and `report.html`.
+    """Run every stage that is not done yet, and write `model/`, `results.json` and `report.html`.
 
     Args:
         output: the run's folder.
         name: `quickstart`, or `quickstart-smoke` for a run of a few minutes that learns little.
-        train_own_towers: train the toy towers first, from nothing.
+        train_own_towers: train the toy towers first, from scratch.
         frame_order: also train a second model without frame position embeddings, and compare.
-        say: receives the lines that tell what happens.
+        say: gets the lines that report progress.
 
     Returns:
-        What results.json holds.
+        The content of results.json.
 
     Raises:
-        ValueError: for an unknown name, or a folder in which another process is at work.
+        ValueError: if the name is unknown, or another process is using the folder.
     """
     with sole_user(output):
         recover(output)
@@ -234,7 +234,7 @@ def run_quickstart(
 
 
 def _run_stages(quickstart: Quickstart, train_own_towers: bool, frame_order: bool) -> dict[str, Any]:
-    """One stage after the other."""
+    """Run one stage after the other."""
     if train_own_towers:
         quickstart.make_towers()
     quickstart.make_videos()
@@ -251,7 +251,7 @@ def _run_stages(quickstart: Quickstart, train_own_towers: bool, frame_order: boo
 
 
 def describe(results: dict[str, Any], output: Path) -> str:
-    """The closing lines: scores, where everything is, and how to use it."""
+    """Return the closing lines: scores, where everything is, and how to use it."""
     caption, retrieval = results["caption"], results["retrieval"]
     blind, chance = results["blind"], results["chance"]
     rows = [

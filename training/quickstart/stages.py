@@ -1,7 +1,7 @@
-"""Runs the stages of a pipeline once each: a stage whose result is there and up to date is skipped.
+"""Run each stage of a pipeline once: skip a stage whose result exists and is up to date.
 
-`stages.json` in the run folder remembers, for each finished stage, what it depended on, how long it took and how much
-memory it needed. A stage that was interrupted is not in it and runs again.
+`stages.json` in the run folder records a hash of the dependencies, the time and the memory of each finished stage. An
+interrupted stage is not in it and runs again.
 """
 
 import fcntl
@@ -24,11 +24,11 @@ GIB = 2**30
 
 
 class Stages:
-    """The stages of one run folder, in the order in which they are run; each depends on all before it.
+    """Stages of one run folder, in the order in which they run; each depends on all before it.
 
     Args:
         folder: the run folder.
-        say: where the one line per stage goes.
+        say: gets one line when a stage starts, and one when it ends.
     """
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
@@ -38,13 +38,13 @@ class Stages:
         self.chain = ""
 
     def run(self, name: str, depends_on: object, outputs: list[Path], work: Callable[[], None]) -> bool:
-        """Runs `work` unless the stage was finished with the same inputs and its outputs are still there.
+        """Run `work`, unless the stage finished with the same inputs and its outputs still exist.
 
         Args:
-            name: how the stage is called in `stages.json` and on the screen.
-            depends_on: settings and revisions, as JSON can hold them; the stages before count by themselves.
-            outputs: what `work` leaves.
-            work: does the stage; must be safe to run again after having been stopped anywhere.
+            name: name of the stage in `stages.json` and on the screen.
+            depends_on: settings and revisions, as JSON values; earlier stages count automatically.
+            outputs: files and folders that `work` writes.
+            work: does the stage; must be safe to run again after an interruption at any point.
 
         Returns:
             Whether `work` ran.
@@ -69,7 +69,7 @@ class Stages:
         return True
 
     def follow(self, chain: str, names: Sequence[str]) -> bool:
-        """Whether the named stages were finished one after the other, beginning where `chain` stood."""
+        """Return whether the named stages finished one after the other, starting from `chain`."""
         for name in names:
             entry = self.done.get(name, {})
             if entry.get("after") != chain:
@@ -78,11 +78,11 @@ class Stages:
         return True
 
     def seconds(self, names: Sequence[str]) -> dict[str, float]:
-        """Wall time of each named stage."""
+        """Return the wall time of each named stage, in seconds."""
         return {name: self.done[name]["seconds"] for name in names}
 
     def peak_memory_gb(self, names: Sequence[str]) -> float:
-        """Most memory that any named stage's process tree held at once, in GiB."""
+        """Return the peak memory of the process tree over the named stages, in GiB."""
         return max(float(self.done[name]["peak_memory_gb"]) for name in names)
 
     def _save(self) -> None:
@@ -91,10 +91,10 @@ class Stages:
 
 @contextmanager
 def sole_user(folder: Path) -> Iterator[None]:
-    """Keeps a second process out of a run folder; the lock goes with the process, however it ends.
+    """Keep a second process out of a run folder; the lock is released when the process ends, however it ends.
 
     Raises:
-        ValueError: if another process is at work there.
+        ValueError: if another process is using the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
@@ -106,7 +106,7 @@ def sole_user(folder: Path) -> Iterator[None]:
 
 
 class PeakMemory:
-    """Watches the resident memory of this process and its children; pages that they share count once per process."""
+    """Peak resident memory of this process and its children; pages that they share count once per process."""
 
     def __init__(self) -> None:
         self.peak_gib = 0.0
@@ -140,7 +140,7 @@ def _resident_bytes(root: psutil.Process) -> int:
 
 
 def digest_sources(*folders_or_files: Path) -> str:
-    """SHA-256 over Python and YAML sources, so that a result made by other code counts as out of date."""
+    """Return a SHA-256 over Python and YAML sources, so that results of other code count as out of date."""
     digest = hashlib.sha256()
     for root in folders_or_files:
         files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.suffix in (".py", ".yaml"))
