@@ -147,12 +147,6 @@ def test_every_module_has_its_floor(package):
     assert sorted(floors) == sorted(inside), "the table and the tree name different folders or modules"
 
 
-def test_the_page_on_training_shows_its_floors():
-    table = (ROOT / "docs" / "training.md").read_text().split("| floor |")[1].split("\n\n")[0]
-    shown = [re.findall(r"`(\w+)(?:\.py|/)`", row.split("|")[1]) for row in table.splitlines()[2:]]
-    assert [set(names) for names in shown] == list(FLOORS["training"])
-
-
 @pytest.mark.parametrize("package", FLOORS)
 def test_the_page_shows_the_floors(package):
     table = (ROOT / "docs" / "architecture.md").read_text().split(f"### `{package}/`")[1].split("\n\n")[1]
