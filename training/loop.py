@@ -59,10 +59,10 @@ def train(config: TrainingConfig, output: str | Path) -> Path:
 
 @contextmanager
 def one_run(config: TrainingConfig) -> Iterator[Accelerator]:
-    """An accelerator for one run, which leaves nothing behind: a later run in this process may take another precision.
+    """Yield an Accelerator for one run and clean up after it, so that a later run may use another precision.
 
-    Accelerate keeps its settings for the whole process. They are cleared, as `TrainingArguments` of transformers does
-    it, unless they were there before.
+    Accelerate keeps its settings for the whole process. They are cleared, as transformers' `TrainingArguments` does,
+    unless they existed before.
     """
     is_ours = not AcceleratorState._shared_state
     accelerator = build_accelerator(config)
