@@ -26,7 +26,7 @@ VISION_WIDTH, PATCHES = 20, 4  # 32 px frames in patches of 16
 
 
 def record_of(path: Path, split: str) -> InterleavedVideo:
-    """A toy video as the builder would record it if it cut without error."""
+    """Return a toy video as the builder would record it if it cut without errors."""
     truth = json.loads(path.read_text())
     clips = [
         Clip(start_s=step["start_s"], end_s=step["end_s"], caption=step["caption"], keep=number != 1)
@@ -108,7 +108,7 @@ def text_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def settings(corpus, vision_folder, text_folder):
-    """Flat keys of a run that takes seconds; a test changes what it is about."""
+    """Flat keys of a run that takes seconds; each test changes the keys that it tests."""
     return {
         "corpus": str(corpus),
         "vision": str(vision_folder),

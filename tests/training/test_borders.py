@@ -7,7 +7,7 @@ from training.evaluation.borders import count_matches
 
 
 def matches_by_trying_all(predicted, truth, tolerance):
-    """Every way to pair the shorter list with places of the longer one."""
+    """Try every way to pair the shorter list with elements of the longer one."""
     short, long = sorted((predicted, truth), key=len)
     return max(
         sum(abs(a - b) <= tolerance for a, b in zip(short, chosen, strict=True))

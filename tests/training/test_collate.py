@@ -1,4 +1,4 @@
-"""Batches as the model receives them: words, labels, masks, and features in place of pixels."""
+"""Batches as the model receives them: text, labels, masks, and features instead of pixels."""
 
 import threading
 
@@ -75,7 +75,7 @@ def test_training_on_cached_features_equals_training_on_pixels(built, table, set
     config = config_from_dict(settings | {"frame_choices": frame_choices})
     path = features_path(table, model, processor, config, tmp_path)
     write_features(path, table, model, processor, config)
-    assert [item.name for item in tmp_path.iterdir()] == [path.name], "nothing is left beside the finished file"
+    assert [item.name for item in tmp_path.iterdir()] == [path.name], "nothing is left besides the finished file"
     model.train()
     for name, source in build_sources(table, config).items():
         samples = source.draw(5, 7)
@@ -112,7 +112,7 @@ def test_features_belong_to_tower_corpus_and_frames(built, table, settings, tmp_
 
 
 def test_two_runs_that_share_features_write_them_once(table, built, tmp_path, monkeypatch):
-    """The second begins while the first is at work: it neither empties that one's file nor looks for it in vain."""
+    """The second starts while the first is writing; it must neither empty the first one's file nor miss it."""
     config, model, processor = built
     path, decoded, errors = tmp_path / "features.npy", [], []
 

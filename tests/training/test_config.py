@@ -1,4 +1,4 @@
-"""Every shipped recipe loads, and a mistake is answered with the name that was typed."""
+"""Every shipped recipe loads, and errors name the key that the user typed."""
 
 import pytest
 import yaml

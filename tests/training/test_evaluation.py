@@ -1,4 +1,4 @@
-"""Captions and retrieval through the functions that quickstart and evaluation share, against the model's own calls."""
+"""Captioning and retrieval, which quickstart and evaluation share, compared with direct calls of the model."""
 
 import numpy as np
 import pytest

@@ -70,7 +70,7 @@ def test_what_a_run_leaves(from_towers):
 
 @pytest.mark.parametrize("adapter", [Adapter.none, Adapter.both])
 def test_a_saved_model_goes_on(corpus, from_towers, tmp_path, adapter):
-    """Only what is said to train has moved: with `adapter_only` the matrices that LoRA was put on."""
+    """Only the parts that should train have changed; with `adapter_only`, these are the matrices with LoRA."""
     begun = from_towers.output / "model"
     settings = FinetuneSettings(
         corpus=str(corpus), output=tmp_path / "run", model=str(begun), num_frames=3, adapter=adapter,
@@ -94,7 +94,7 @@ def test_a_saved_model_goes_on(corpus, from_towers, tmp_path, adapter):
 
 
 def test_the_same_command_goes_on(from_towers, tmp_path, capsys):
-    """Two steps, then three: as three at once, from new parts drawn by the seed. A torn third one is done again."""
+    """Two steps, then a third, equal three at once, with new parts drawn by the seed; a torn checkpoint is redone."""
     first = {**vars(from_towers), "output": tmp_path / "run"}
     options = {**from_towers.options, "lr_scheduler_type": "constant", "warmup_steps": 0}
     finetune(FinetuneSettings(**first | {"options": options | {"max_steps": 2}}))
@@ -115,7 +115,7 @@ def test_the_same_command_goes_on(from_towers, tmp_path, capsys):
 
 
 def test_settings_are_kept_as_json(from_towers):
-    """A date among them, too, which YAML makes of a name like that."""
+    """Including a date: YAML turns such a name into one."""
     settings = FinetuneSettings(
         **vars(from_towers) | {"options": read_options(["run_name=2026-11-22", "max_steps=3"])}
     )

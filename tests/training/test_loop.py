@@ -1,4 +1,4 @@
-"""The loop as a user meets it: run folders, stops, resumption, several processes."""
+"""The loop as a user runs it: run folders, stops, resumption, several processes."""
 
 import json
 import os
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def metrics_of(run):
-    """Lines of metrics.jsonl without their timings."""
+    """Return the lines of metrics.jsonl without timings."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert all(set(line.pop("time")) >= {"seconds", "clips_per_s", "peak_memory_gb"} for line in lines)
     return lines
@@ -43,7 +43,7 @@ def weights_of(run):
 
 
 def assert_same_run(run, reference):
-    """Equal to the bit: the same numbers were logged and the same weights were saved."""
+    """Check bit for bit that the same numbers were logged and the same weights were saved."""
     assert metrics_of(run) == metrics_of(reference)
     weights, expected = weights_of(run), weights_of(reference)
     assert weights.keys() == expected.keys()
@@ -51,7 +51,7 @@ def assert_same_run(run, reference):
 
 
 def command(settings, output, *launcher):
-    """A config file beside the run folder, and the words that train with it."""
+    """Write a config file next to the run folder, and return the command that trains with it."""
     path = output.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(settings))
     program = launcher or (sys.executable, "-m")
@@ -168,7 +168,7 @@ def test_killed_run_goes_on_as_if_never_stopped(settings, reference, tmp_path):
     aside, half, whole = sorted((output / "checkpoints").iterdir(), key=lambda path: path.suffix != ".old")
     assert re.fullmatch(r"\.step-4\.[0-9a-f]{16}\.tmp", half.name)
     assert (aside.suffix, [*aside.iterdir()], whole.name) == (".old", [], "step-2")
-    # What a kill a moment earlier leaves: half a checkpoint, half a line.
+    # As if the kill had come a moment earlier: half a checkpoint, half a line.
     (half / "optimizer.safetensors").unlink()
     with (output / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "lo')
@@ -179,7 +179,7 @@ def test_killed_run_goes_on_as_if_never_stopped(settings, reference, tmp_path):
 
 @pytest.mark.parametrize("moment", ["model has been moved aside", "model is in place, the old one is not deleted"])
 def test_a_model_killed_in_its_replacement_is_there_after_the_same_command(settings, reference, tmp_path, moment):
-    """A finished run whose `model/` is written again, as by a command that goes on from the last checkpoint."""
+    """A finished run whose `model/` is written again, as when a command continues from the last checkpoint."""
     output = shutil.copytree(reference, tmp_path / "run")
     aside = output / ".model.0123456789abcdef.old"
     shutil.copytree(output / "model", aside / "model")
@@ -196,7 +196,7 @@ def test_another_config_does_not_continue_a_run(settings, reference):
 
 
 def test_another_state_of_the_corpus_does_not_continue_a_run(settings, corpus, tmp_path):
-    """The same folder, built again from other videos since."""
+    """The same folder, rebuilt from other videos."""
     mine, output = shutil.copytree(corpus, tmp_path / "corpus"), tmp_path / "run"
     changes = {"corpus": str(mine), "max_steps": 1, "warmup_steps": 0, "eval_steps": 0}
     train(config_from_dict(settings | changes), output)
@@ -223,7 +223,7 @@ def test_two_processes_equal_one_with_the_same_global_batch(settings, reference,
     one |= {"gradient_accumulation_steps": 5, "eval_steps": 1, "eval_samples": 12}
     train(config_from_dict(one | {"per_device_train_batch_size": 6, "interleaved_batch_size": 4}), tmp_path / "one")
     two = one | {"per_device_train_batch_size": 3, "interleaved_batch_size": 2}
-    # `--cpu` starts one process whatever the number asked for; this starts two, which ACCELERATE_USE_CPU puts on gloo.
+    # `--cpu` always starts one process; this starts two, and ACCELERATE_USE_CPU puts them on gloo.
     launcher = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")
     launcher += (
         "--num_machines",
@@ -244,8 +244,8 @@ def test_two_processes_equal_one_with_the_same_global_batch(settings, reference,
     assert all(expected.abs().max() > 0 for name, expected in moments[0].items()), "every parameter has a gradient"
     for name in (name for name in moments[0] if name.endswith("exp_avg")):
         expected, found = moments[0][name], moments[1][name]
-        # Halves are summed in another order, and norms behind latents near zero enlarge float32's rounding to some
-        # 1e-5 of the largest entry; a missing term shows as 1e-2.
+        # The halves are summed in another order, and norms after latents near zero enlarge float32's rounding to about
+        # 1e-5 of the largest entry; a missing term would show as 1e-2.
         assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()) + 1e-10), name
     (expected,), (found,) = (metrics_of(tmp_path / run) for run in ("one", "two"))
     assert expected["sources"].keys() == {"frame_text", "clip_text", "interleaved"}
@@ -254,7 +254,7 @@ def test_two_processes_equal_one_with_the_same_global_batch(settings, reference,
 
 
 def test_a_tiny_run_learns(settings, tmp_path):
-    """Captions of 38 clips by heart through gates that begin closed; the language model is random and frozen."""
+    """Learn captions of 38 clips by heart through gates that start closed; the language model is random and frozen."""
     changes = {"max_steps": 100, "logging_steps": 10, "eval_steps": 0, "save_steps": 100, "frame_text_weight": 0}
     train(config_from_dict(settings | changes | {"per_device_train_batch_size": 19}), tmp_path / "run")
     first, *_, last = metrics_of(tmp_path / "run")

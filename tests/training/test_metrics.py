@@ -1,4 +1,4 @@
-"""Scores against published numbers and against scalar definitions written out a second time."""
+"""Scores compared with published numbers and with a second, scalar implementation of their definitions."""
 
 import csv
 import math
@@ -12,7 +12,7 @@ from training.evaluation.vqa import normalize_answer, vqa_accuracy
 
 
 def cider_by_definition(predictions, references):
-    """CIDEr-D with dense vectors over the whole vocabulary of n-grams, one order and one reference at a time."""
+    """Compute CIDEr-D with dense vectors over all n-grams, one order and one reference at a time."""
     ngrams = lambda text, n: [tuple(text.split()[i : i + n]) for i in range(len(text.split()) - n + 1)]
     scores = []
     for prediction, captions in zip(predictions, references, strict=True):

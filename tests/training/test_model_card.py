@@ -1,4 +1,4 @@
-"""The quickstart's card holds its results; a folder without card gets one when it is published."""
+"""The quickstart's card holds its results; a folder without a card gets one when it is published."""
 
 import re
 import shutil
@@ -14,7 +14,7 @@ from training.publishing.model_card import quickstart_card, write_missing_card
 
 @pytest.fixture
 def folder(tiny_model_folder, tmp_path):
-    """A saved model without card."""
+    """A saved model without a card."""
     shutil.copytree(tiny_model_folder, tmp_path / "model")
     (tmp_path / "model" / "README.md").unlink()
     return tmp_path / "model"

@@ -1,4 +1,4 @@
-"""Samples drawn from real records: which clips, which frames, which words."""
+"""Samples drawn from real records: their clips, frames and captions."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Schedules and shuffles are functions of seed and position; here they are checked against counting."""
+"""Schedules and shuffles are functions of seed and position; these tests check them by counting."""
 
 from collections import Counter
 
@@ -17,7 +17,7 @@ def test_every_stretch_of_the_schedule_holds_the_shares(seed):
     for start in (0, 311, 800):
         counts = Counter(schedule[start : start + 120])
         for name, weight in WEIGHTS.items():
-            # The golden-ratio sequence strays from a share by a few batches at most; random draws would by ~10.
+            # The golden-ratio sequence deviates from a share by a few batches at most; random draws would by ~10.
             assert abs(counts[name] - 120 * weight / 6) <= 3
     assert schedule[:500] == source_schedule(WEIGHTS, seed, 500), "a longer run begins like a shorter one"
 

@@ -100,7 +100,7 @@ def test_peak_memory_counts_children():
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout.readline() == "full\n"
         with PeakMemory() as together:
-            pass  # it looks once before it can be told to stop
+            pass  # it looks once before it can be stopped
         child.stdin.close()
     assert together.peak_gib - alone.peak_gib > 0.28  # the child's block alone is 0.293 GiB
 
@@ -116,7 +116,7 @@ def test_digest_changes_with_a_source_only(tmp_path):
 
 
 def test_a_model_depends_on_the_code_that_makes_it_and_its_scores(tmp_path, monkeypatch):
-    """Not on the report or on publishing: an edit there trains nothing again."""
+    """But not on the report or on publishing: an edit there does not train again."""
     for folder in ("training", "modeling_cosmo"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(quickstart, "ROOT", tmp_path)

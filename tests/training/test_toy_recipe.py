@@ -1,4 +1,4 @@
-"""The recipe `toy` needs nothing but this package: it renders and builds its corpus where it is absent."""
+"""The recipe `toy` needs nothing but this package: it renders and builds its corpus if missing."""
 
 from pathlib import Path
 
