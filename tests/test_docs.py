@@ -4,6 +4,7 @@ import importlib.util
 import re
 import sys
 from dataclasses import fields
+from graphlib import CycleError
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -125,3 +126,32 @@ def test_the_glossary_has_one_line_per_word_in_order():
 def test_every_file_that_the_glossary_names_exists():
     for name in re.findall(r"`([\w/]+\.py)`", section("Glossary")):
         assert (ROOT / name).is_file() or (ROOT / "dataset_builder" / name).is_file(), name
+
+
+@pytest.fixture(scope="module")
+def picture():
+    spec = importlib.util.spec_from_file_location("draw_architecture", ROOT / "docs/draw_architecture.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclass looks for it there
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_picture_shows_the_imports_of_today(picture):
+    assert picture.draw() == picture.PICTURE.read_text(), "run: python docs/draw_architecture.py"
+
+
+def test_the_picture_has_a_box_for_every_folder(picture):
+    boxes, _ = picture.graph()
+    for package in ("dataset_builder", "training"):
+        folders = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
+        assert folders <= {box.name for box in boxes.values() if box.package == package}
+    modules = [*(ROOT / "dataset_builder" / "stages").glob("*.py")]
+    assert boxes["dataset_builder.stages"].num_modules == len(modules)
+
+
+def test_arrows_that_others_imply_are_left_out_and_no_more(picture):
+    arrows = {"a": {"b", "c", "d"}, "b": {"c"}, "c": {"d"}, "d": set(), "e": {"b", "d"}}
+    assert picture.reduced(arrows) == {"a": {"b"}, "b": {"c"}, "c": {"d"}, "d": set(), "e": {"b"}}
+    with pytest.raises(CycleError):
+        picture.reduced({"a": {"b"}, "b": {"a"}})
