@@ -16,7 +16,7 @@ VIDEO_SUFFIXES = tuple(
     )
     for name in names
 )
-SUBTITLE_SUFFIXES = (".vtt", ".srt")
+SUBTITLE_SUFFIXES = (".vtt", ".srt", ".ass", ".ssa", ".ttml")  # the first ones are preferred
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class SourceVideo:
     name: str
     """Path below the input folder, with `/`."""
     subtitles: Path | None
-    """`NAME.vtt`, `NAME.srt` or `NAME.LANGUAGE.vtt|srt`, the first of these that exists."""
+    """`NAME.vtt` or another of the suffixes, else `NAME.LANGUAGE.vtt` or another; the first that exists."""
     truth: Path | None
     """`NAME.json`, where it exists."""
 
@@ -143,7 +143,6 @@ def _walk(root: Path) -> list[Path]:
 
 
 def _first_subtitle(bare: Path, paths: Sequence[Path]) -> Path | None:
-    """Prefer the subtitle without a language in its name, then WebVTT, then the alphabet."""
-    return min(
-        paths, key=lambda path: (path.stem != bare.name, path.suffix.lower() != ".vtt", path.name), default=None
-    )
+    """Prefer the subtitle without a language in its name, then the order of the suffixes, then the alphabet."""
+    rank = lambda path: (path.stem != bare.name, SUBTITLE_SUFFIXES.index(path.suffix.lower()), path.name)
+    return min(paths, key=rank, default=None)

@@ -302,7 +302,7 @@ APART = {"dataset_builder/engines/steps.py": ["cluster"]}
 def test_the_package_needs_what_it_declares():
     """Each folder's third-party imports stand in its extra (or in one that this extra includes)."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    named = {"PIL": "pillow", "yaml": "pyyaml"}
+    named = {"PIL": "pillow", "charset_normalizer": "charset-normalizer", "yaml": "pyyaml"}
 
     def name_of(requirement: str) -> str:
         return re.split(r"[^\w.-]", requirement)[0].lower()

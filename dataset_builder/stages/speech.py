@@ -120,7 +120,10 @@ class SpeechStage:
             subtitles = Subtitles(fault=str(error))
         if subtitles.fault:
             draft = draft.with_fault(path, subtitles.fault)
-        return draft, subtitles.sentences, {"tool": "subtitles", "file": path.name}
+        facts = {"tool": "subtitles", "file": path.name}
+        if subtitles.encoding:
+            facts["guessed_encoding"] = subtitles.encoding
+        return draft, subtitles.sentences, facts
 
     def _align(self, draft: Draft, sentences: Sequence[Sentence]) -> Attached:
         if self._embed_texts is None:

@@ -1,23 +1,34 @@
-"""Subtitle files: WebVTT, SRT, and the JSON lists of HowTo100M. What rolls over from cue to cue is kept once."""
+"""Subtitle files: WebVTT, SRT, ASS, SSA, TTML, and the JSON lists of HowTo100M; rolling captions are kept once.
+
+pysubs2 parses ASS, SSA and TTML. WebVTT and SRT are parsed here, so that broken cues are reported
+(docs/decisions/0009-libraries.md).
+"""
 
 import html
 import json
 import math
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dataset_builder.errors import DamagedInput
 from dataset_builder.inputs import SourceVideo
+from dataset_builder.text.text_encoding import decode_text
 
 
 ROLLING_GAP_S = 0.5  # a sentence this soon after the one before may be its continuation
 ROLLING_WORDS = 3  # fewer words are repeated in ordinary speech
+STYLED_SUFFIXES = (".ass", ".ssa", ".ttml")
 LATEST_S = 1e9  # thirty years: later times are broken
-_TIME = r"(?:(\d{1,5}):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
+_TIME = r"(?:(\d{1,5}):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,3}))?"  # some tools write whole seconds
 _CUE = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?$")
-_TAG = re.compile(r"<[^>]*>|\{\\[^}]*\}")
+_TAG = re.compile(  # of WebVTT, of HTML and of SSA; any other < and > is what someone said
+    r"</?(?:[bicusp]|rt|ruby|em|strong|br|font|span)(?:\.[^\s<>]*)?(?:\s+[\w-]+\s*=[^<>]*)?\s*/?>"
+    r"|</?(?:v|lang)(?:[.\s][^<>]*)?>|<\d+:[\d:.]+>|\{\\[^}]*\}",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,26 +48,39 @@ class Subtitles:
     """Cues with valid times, in time order."""
     fault: str = ""
     """One line naming the first broken cue and how many there are; empty for a sound file."""
+    encoding: str = ""
+    """The file's encoding if it was guessed: accents may be wrong. Empty for Unicode files."""
 
 
 def read_subtitles(path: Path) -> Subtitles:
-    """Parse a WebVTT, SRT or JSON file; cues with broken times are left out and reported.
+    """Parse a subtitle file; cues with broken times are left out and reported.
 
     Markup is removed, and so is what the cue before already showed (rolling captions show each line twice, or grow
     word by word).
 
     Raises:
-        DamagedInput: where the file may not be read, is not UTF-8 text, or holds no cue at all, or other JSON.
+        DamagedInput: if the file cannot be read, is not text, or holds no cue at all, or other JSON.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text, encoding = decode_text(path.read_bytes())
     except PermissionError as error:
         raise DamagedInput("no permission to read the subtitles") from error
-    except UnicodeDecodeError as error:
-        raise DamagedInput(f"subtitles are not UTF-8 text ({error.reason} at byte {error.start})") from error
-    found = _read_lists(text) if path.suffix.lower() == ".json" else _read_cues(text.splitlines())
+    try:
+        found = _parse(text, path.suffix.lower())
+    except DamagedInput as error:
+        if not encoding:
+            raise
+        raise DamagedInput(f"subtitles are not UTF-8 text; read as {encoding}: {error}") from error
     ordered = sorted(found.sentences, key=lambda cue: cue.start_s)
-    return Subtitles(sentences=tuple(without_rolling(ordered)), fault=found.fault)
+    return replace(found, sentences=tuple(without_rolling(ordered)), encoding=encoding)
+
+
+def _parse(text: str, suffix: str) -> Subtitles:
+    if suffix == ".json":
+        return _read_lists(text)
+    if suffix in STYLED_SUFFIXES:
+        return _read_styled(text, suffix.removeprefix("."))
+    return _read_cues(text.splitlines())
 
 
 def without_rolling(sentences: Sequence[Sentence]) -> list[Sentence]:
@@ -137,17 +161,40 @@ def _cue_times(line: str) -> tuple[float, float] | None:
 
 def _seconds(parts: Sequence[str | None]) -> float:
     hours, minutes, seconds, fraction = parts
-    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + int(seconds or 0) + float(f"0.{fraction}")
+    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + int(seconds or 0) + float(f"0.{fraction or 0}")
 
 
 def _cue_texts(lines: Sequence[str]) -> list[str]:
-    """The lines of a cue up to the blank line that ends it, without markup."""
-    texts = []
+    """The lines of a cue, without markup, up to a blank line or to the next cue with its number."""
+    texts = list[str]()
     for line in lines:
+        if "-->" in line and texts and texts[-1].isdecimal():
+            texts.pop()
         if not line.strip() or "-->" in line:
             break
         texts.append(" ".join(html.unescape(_TAG.sub("", line)).split()))
     return [text for text in texts if text]
+
+
+def _read_styled(text: str, suffix: str) -> Subtitles:
+    """The dialogue of an ASS, SSA or TTML file, without comments and drawings."""
+    from pysubs2 import Pysubs2Error, SSAFile  # 0.06 s to import, needed by few files
+
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about styles
+            events = SSAFile.from_string(text, format_=suffix).get_text_events()
+    except (Pysubs2Error, ValueError, TypeError, LookupError, SyntaxError, RuntimeError, OverflowError) as error:
+        raise DamagedInput(f"subtitles cannot be read as {suffix.upper()} ({error!s:.100})") from error
+    if not events:
+        raise DamagedInput("subtitles without a single cue")
+    sentences, broken = [], []
+    for number, event in enumerate(events, start=1):
+        start_s, end_s = event.start / 1000, event.end / 1000
+        if not 0 <= start_s < end_s <= LATEST_S:
+            broken.append(f"cue {number} has broken times {start_s} and {end_s}")
+        elif said := " ".join(event.plaintext.split()):
+            sentences.append(Sentence(start_s=start_s, end_s=end_s, text=said))
+    return Subtitles(sentences=tuple(sentences), fault=_fault(broken))
 
 
 def lists_beside(source: SourceVideo) -> Path | None:

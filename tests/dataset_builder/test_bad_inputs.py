@@ -244,7 +244,7 @@ def test_a_colon_in_a_name_is_no_address(folder, recipe, monkeypatch):
 def test_what_may_not_be_read_is_listed_and_read_once_it_may(folder, recipe, monkeypatch):
     """Permissions change no time of a file; the tests may run as root, who may read everything."""
     (folder / "good.vtt").write_text("WEBVTT\n\n00:00.000 --> 00:01.000\nnow we stir the dough")
-    read, access = Path.read_text, os.access
+    read, access = Path.read_bytes, os.access
 
     def refuse(path, *arguments, **options):
         if path.suffix == ".vtt":
@@ -252,7 +252,7 @@ def test_what_may_not_be_read_is_listed_and_read_once_it_may(folder, recipe, mon
         return read(path, *arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_text", refuse)
+        patch.setattr(Path, "read_bytes", refuse)
         patch.setattr(os, "access", lambda path, mode: access(path, mode) and Path(path).suffix != ".vtt")
         summary = build(folder, recipe)
     assert summary.quarantined == [{"path": "good.vtt", "reason": "no permission to read the subtitles"}]

@@ -58,9 +58,14 @@ def test_the_plainest_subtitle_is_taken(tmp_path):
         "c.d.vtt.bak",
         "d.part.mp4",
         "d.part.vtt",
+        "e.mp4",
+        "e.ass",
+        "e.srt",
+        "f.mp4",
+        "f.ttml",
     )
     chosen = {source.video_id: source.subtitles and source.subtitles.name for source in find_videos(tmp_path)}
-    assert chosen == {"a": "a.srt", "b": "b.en.srt", "c": None, "d.part": "d.part.vtt"}
+    assert chosen == {"a": "a.srt", "b": "b.en.srt", "c": None, "d.part": "d.part.vtt", "e": "e.srt", "f": "f.ttml"}
 
 
 def test_no_video_speaks_with_anothers_voice(tmp_path):

@@ -82,13 +82,137 @@ def test_broken_times_are_left_out_and_named(tmp_path, times):
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(b"\xff\xfe\x00", "not UTF-8"), (b"just prose\n", "without a single cue")]
+    ("content", "reason"),
+    [
+        (b"\xff\xfe\x00", "not UTF-16 text"),
+        (b"just prose\n", "without a single cue"),
+        (b"just a caf\xe9\n", "not UTF-8 text; read as cp1252: subtitles without a single cue"),
+        (
+            "WEBVTT\n\n00:01.000 --> 00:02.000\ncaf\xe9 d\xe9j\xe0 o\xf9".encode() + b"\xff",
+            "not UTF-8 text .invalid start byte",
+        ),
+    ],
 )
 def test_what_is_no_subtitle_is_damaged(tmp_path, content, reason):
     path = tmp_path / "a.vtt"
     path.write_bytes(content)
     with pytest.raises(DamagedInput, match=reason):
         read_subtitles(path)
+
+
+def test_cues_without_blank_lines_and_times_without_milliseconds(tmp_path):
+    path = tmp_path / "a.srt"
+    path.write_text(
+        "1\n00:00:01 --> 00:00:02\nat 12\n7\n2\n00:00:03,5 --> 00:00:04\n3\n00:00:05 --> 00:00:06\n10\n\n4\n"
+    )
+    assert cues(path) == [(1.0, 2.0, "at 12 7"), (5.0, 6.0, "10")]
+    assert read_subtitles(path).fault == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("if a < b and c > d: List<String> -> x <y>", "if a < b and c > d: List<String> -> x <y>"),
+        ("<font color=red>a</font> <I>b</I><br/><c.yellow.bg>c</c> <lang en>d</lang>", "a bc d"),
+        ("<00:00:01.500><v.loud Ann B>hi</v>{\\an8} {not markup} &lt;b&gt;", "hi {not markup} <b>"),
+    ],
+)
+def test_markup_goes_and_what_was_said_stays(tmp_path, said, kept):
+    (tmp_path / "a.vtt").write_text(f"WEBVTT\n\n00:01.000 --> 00:02.000\n{said}\n")
+    assert cues(tmp_path / "a.vtt") == [(1.0, 2.0, kept)]
+
+
+RUSSIAN = "Теперь режем лук и кладём его на сковороду, пока он не станет золотистым."  # noqa: RUF001
+CHINESE = "现在把洋葱切碎，然后放进锅里"  # noqa: RUF001
+FRENCH = "Là, on coupe les légumes très fins à côté du bœuf"
+
+
+@pytest.mark.parametrize(
+    ("said", "encoding", "guess"),
+    [
+        (FRENCH, "utf-8-sig", ""),
+        (FRENCH, "utf-16", ""),
+        (FRENCH, "utf-32", ""),
+        ("erster café", "latin-1", "cp1252"),
+        ("a chef\u2019s café \u2013 why not", "cp1252", "cp1252"),
+        (RUSSIAN, "cp1251", "cp1251"),
+        (CHINESE, "gbk", "gb18030"),
+    ],
+)
+def test_encodings(tmp_path, said, encoding, guess):
+    """What is not Unicode is guessed, and the guess is part of the result."""
+    path = tmp_path / "a.srt"
+    path.write_bytes(f"1\r\n00:00:01,000 --> 00:00:02,000\r\n{said}\r\n".encode(encoding))
+    assert cues(path) == [(1.0, 2.0, said)]
+    assert read_subtitles(path).encoding == guess
+
+
+ASS = """[Script Info]
+ScriptType: v4.00+
+
+[Events]
+Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
+Dialogue: 0,0:00:03.50,0:00:05.50,Default,,0,0,0,,second, if a < b
+Dialogue: 0,0:00:00.50,0:00:02.50,Default,,0,0,0,,{\\i1}first{\\i0}\\Nline
+Comment: 0,0:00:01.00,0:00:02.00,Default,,0,0,0,,not said
+Dialogue: 0,0:00:06.00,0:00:07.00,Default,,0,0,0,,{\\p1}m 0 0 l 10 10{\\p0}
+"""
+TTML = """<tt xmlns="http://www.w3.org/ns/ttml"><body><div>
+<p begin="00:00:00.500" end="00:00:02.500">first<br/><span>line</span></p>
+<p begin="3.5s" end="5500ms">second, if a &lt; b</p>
+</div></body></tt>
+"""
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.ass", ASS), ("a.SSA", ASS), ("a.ttml", TTML)])
+def test_ass_ssa_and_ttml(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_text(content)
+    assert cues(path) == [(0.5, 2.5, "first line"), (3.5, 5.5, "second, if a < b")]
+    assert read_subtitles(path).fault == ""
+    path.write_text(content.replace("0:00:05.50", "0:00:01.50").replace("5500ms", "1.5s"))
+    assert cues(path) == [(0.5, 2.5, "first line")]
+    assert "has broken times 3.5 and 1.5 (1 such cues left out)" in read_subtitles(path).fault
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.ass", "just prose", "without a single cue"),
+        ("a.ass", ASS.replace("0:00:03.50", "soon"), r"cannot be read as ASS \(Failed to parse timestamp: 'soon'\)"),
+        ("a.ttml", TTML[:-20], "cannot be read as TTML"),
+        ("a.ttml", TTML.replace("3.5s", "100f"), "cannot be read as TTML .Unsupported time expression: 100f"),
+        ("a.ttml", TTML.replace("<span>", "<span>" * 20_000).replace("</span>", "</span>" * 20_000), "as TTML"),
+    ],
+)
+def test_what_pysubs2_cannot_read_is_damaged(tmp_path, name, content, reason):
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(DamagedInput, match=reason) as refusal:
+        read_subtitles(path)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "encoding"),
+    [
+        (
+            "no_blank_lines.srt",
+            [(0.5, 2.5, "first line"), (3.5, 5.5, "second line"), (7.0, 9.0, "if a < b and c > d then stop")],
+            "",
+        ),
+        ("whole_seconds.srt", [(0.0, 2.0, "first line"), (3.0, 5.0, "second line")], ""),
+        ("utf16.srt", [(0.5, 2.5, "erster café"), (3.5, 5.5, "zweite Zeile")], ""),
+        ("latin1.srt", [(0.5, 2.5, "erster café"), (3.5, 5.5, "zweite Zeile")], "cp1252"),
+    ],
+)
+def test_real_subtitles(samples_dir, name, expected, encoding):
+    path = samples_dir.parent / "cases" / name
+    if not path.is_file():
+        pytest.skip(f"no {path.name} in the folder cases beside COSMO_SAMPLES")
+    assert cues(path) == expected
+    found = read_subtitles(path)
+    assert (found.fault, found.encoding) == ("", encoding)
 
 
 def test_an_empty_subtitle_says_nothing(tmp_path):
