@@ -59,34 +59,41 @@ def read_items(path: Path) -> Iterator[tuple[str, Any]]:
     """
     decoder = json.JSONDecoder()
     with path.open(encoding="utf-8") as file:
-        text, ended = "", False
+        text, at, ended = "", 0, False  # read so far, from `at` on not yet used
 
         def more() -> None:
-            nonlocal text, ended
+            nonlocal text, at, ended
             try:
                 chunk = file.read(CHUNK_CHARS)
             except UnicodeDecodeError as error:
                 raise ValueError(f"{path} is not UTF-8 text") from error
-            text, ended = text + chunk, not chunk
+            text, at, ended = text[at:] + chunk, 0, not chunk
 
-        def skip(wanted: str) -> str:
-            """Drop white space, take one of the wanted characters."""
-            nonlocal text
-            while not (text := text.lstrip()) and not ended:
+        def peek() -> str:
+            """The next character that is not white space; "" at the end."""
+            nonlocal at
+            while True:
+                while text[at : at + 1].isspace():
+                    at += 1
+                if at < len(text) or ended:
+                    return text[at : at + 1]
                 more()
-            if not text or text[0] not in wanted:
-                raise ValueError(f"{path} is not one JSON object (found {text[:1]!r}, expected one of {wanted!r})")
-            first, text = text[0], text[1:]
-            return first
+
+        def take(wanted: str) -> str:
+            nonlocal at
+            if (found := peek()) == "" or found not in wanted:
+                raise ValueError(f"{path} is not one JSON object (found {found!r}, expected one of {wanted!r})")
+            at += 1
+            return found
 
         def value() -> Any:
-            nonlocal text
+            nonlocal at
             while True:
-                text = text.lstrip()
+                peek()
                 try:
-                    found, end = decoder.raw_decode(text)
+                    found, end = decoder.raw_decode(text, at)
                     if text[end : end + 1] in DELIMITERS or ended:  # a number at a chunk's end may go on
-                        text = text[end:]
+                        at = end
                         return found
                 except ValueError as error:
                     if ended:
@@ -95,17 +102,13 @@ def read_items(path: Path) -> Iterator[tuple[str, Any]]:
                     raise ValueError(f"{path} is nested too deep for captions") from error
                 more()
 
-        skip("{")
-        separator = ","
+        take("{")
+        separator = "" if peek() == "}" else ","
         while separator == ",":
-            while not text.strip() and not ended:
-                more()
-            if text.lstrip().startswith("}"):  # an empty object
-                return
             key = value()
-            skip(":")
+            take(":")
             yield str(key), value()
-            separator = skip(",}")
+            separator = take(",}")
 
 
 def _write_new(path: Path, text: str) -> None:

@@ -338,6 +338,10 @@ def test_a_collections_captions_are_read_in_pieces(tmp_path, monkeypatch, chunk)
     assert dict(read_items(collection(tmp_path, json.dumps(values, indent=2)))) == values
     assert dict(read_items(collection(tmp_path, json.dumps(values, separators=(",", ":"))))) == values
     assert dict(read_items(collection(tmp_path, " {} "))) == {}
+    unusual = '{"a": {"start": [NaN, %s], "text": ["\\ud83d", null]}}' % ("1" * 400)  # Python writes them, ijson fails
+    ((_, lists),) = read_items(collection(tmp_path, unusual))
+    assert np.isnan(lists["start"][0])
+    assert lists["text"] == ["\ud83d", None]
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"a": [1', '{"a" 1}', '{"a": 1 "b": 2}', "{'a': 1}", '{"a": }'])
