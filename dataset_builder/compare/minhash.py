@@ -1,6 +1,7 @@
 """Texts that say nearly the same: MinHash finds the candidates, the true overlap of their word runs decides.
 
-Broder, "On the resemblance and containment of documents", 1997. Memory: about 0.5 kB plus 4 bytes a word per text.
+Broder, "On the resemblance and containment of documents", 1997. Memory: about 9 kB per text, nearly all of it the
+entries of the bands (docs/decisions/0009-libraries.md).
 """
 
 import hashlib
