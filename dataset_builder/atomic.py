@@ -1,7 +1,7 @@
-"""Files and folders appear whole or not at all: written to a temporary name beside their own, then renamed.
+"""Write files and folders whole or not at all: under a temporary name next to the final one, then renamed.
 
 A killed writer leaves one of three names: `NAME.TOKEN.tmp` is a half-written file, `.NAME.TOKEN.tmp` a half-filled
-folder, `.NAME.TOKEN.old/NAME` a folder that was moved aside and not yet replaced. `recover` clears them up.
+folder, `.NAME.TOKEN.old/NAME` a folder that was moved aside and not yet replaced. `recover` cleans them up.
 """
 
 import errno
@@ -17,7 +17,7 @@ from pathlib import Path
 
 LEFTOVER = re.compile(r"\.?(?P<name>.+)\.[0-9a-f]{16}\.(?P<kind>tmp|old)", re.DOTALL)
 NAME_LETTERS = 40
-"""Letters of its final name that a temporary name begins with: names end at 255 bytes, and a letter takes up to 4."""
+"""Letters of the final name that a temporary name keeps: a name has at most 255 bytes, and a letter takes up to 4."""
 
 
 class WriteError(OSError):
@@ -26,11 +26,11 @@ class WriteError(OSError):
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """Hand out a temporary name that becomes `path` when the block ends well, and vanishes when it does not.
+    """Yield a temporary name; it is renamed to `path` if the block succeeds and deleted if it fails.
 
     Args:
-        path: the final name; its folder is made where it is missing.
-        durable: wait until the bytes are on the disk before the rename, so that not even a power cut leaves a hole.
+        path: the final name; its folder is created if missing.
+        durable: wait until the bytes are on the disk before the rename, so that even a power cut leaves no hole.
 
     Raises:
         WriteError: with the path and the system's reason (disk full, no permission, ...).
@@ -44,12 +44,12 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         known = (str(path), str(temporary), str(path.parent))
-        if error.filename not in (None, *known) and error.filename2 not in known:  # a copy names both its ends
-            raise  # something else the block read or wrote
+        if error.filename not in (None, *known) and error.filename2 not in known:  # a copy names both its files
+            raise  # about another file that the block read or wrote
         reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
         raise WriteError(f"cannot write {path}: {reason}; nothing half-written is kept, run again to go on") from error
     finally:
-        with suppress(OSError):  # it was renamed, or never came to be
+        with suppress(OSError):  # already renamed, or never created
             temporary.unlink()
 
 
@@ -61,13 +61,13 @@ def write_whole(path: Path, data: str | bytes) -> None:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Hand out a new folder that takes the place of `path` when the block ends well, and vanishes when it does not.
+    """Yield a new folder; it replaces `path` if the block succeeds and is deleted if it fails.
 
-    The files are on the disk before the folder gets its name, so that not even a power cut leaves a hole. Python
-    cannot exchange two folders in one call, so the old one is moved aside first and deleted last. A kill between the
-    renames leaves nothing at `path`, but both folders whole; the next `recover` puts the old one back.
+    The files are on the disk before the folder gets its name, so that even a power cut leaves no hole. Python cannot
+    exchange two folders in one call, so the old one is moved aside first and deleted last. A kill between the renames
+    leaves nothing at `path` but keeps both folders whole; the next `recover` puts the old one back.
     """
-    fresh = path.with_name(f".{_temporary_name(path, 'tmp')}")  # hidden from those who look for `step-*`
+    fresh = path.with_name(f".{_temporary_name(path, 'tmp')}")  # hidden from patterns such as `step-*`
     fresh.mkdir(parents=True)
     try:
         yield fresh
@@ -75,24 +75,24 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             _wait_for_disk(part)
         put_in_place(fresh, path)
     finally:
-        _remove(fresh)  # it was renamed, or the block failed
+        _remove(fresh)  # gone if it was renamed; still there if the block failed
 
 
 def put_in_place(fresh: Path, path: Path) -> None:
-    """Give a finished folder its name; what had the name before is deleted once the new folder is there.
+    """Give a finished folder its final name; whatever had that name is deleted once the new folder is in place.
 
     Args:
         fresh: a folder on the same disk.
-        path: its final name; what is there (a folder, a file, a link) is kept aside until the new folder has the name.
+        path: its final name; a folder, file or link of that name is kept aside until the new folder has replaced it.
 
     Raises:
-        OSError: if a rename fails; the old folder is at its place again.
+        OSError: if a rename fails; the old folder is put back first.
     """
     aside = path.with_name(f".{_temporary_name(path, 'old')}")
     aside.mkdir()
     try:
         with suppress(FileNotFoundError):
-            path.rename(aside / path.name)  # under its whole name: this is how `recover` knows where it belongs
+            path.rename(aside / path.name)  # under its full name, so that `recover` knows where it belongs
         fresh.rename(path)
     except BaseException:
         _put_back(aside)
@@ -101,18 +101,18 @@ def put_in_place(fresh: Path, path: Path) -> None:
 
 
 def recover(folder: Path, names: str = "*") -> None:
-    """Clear up what killed writers left in a folder: put back what was moved aside, delete what is half written.
+    """Clean up after killed writers in a folder: put back what was moved aside, delete what is half written.
 
-    Call it only where nobody else writes meanwhile: it would delete what they are writing.
+    Call it only while nobody else writes there: it would delete their unfinished files.
 
     Args:
-        folder: holds the files and folders that were to be written; it may be missing.
-        names: shell pattern of their final names; of longer names, of their first `NAME_LETTERS` letters.
+        folder: where the files and folders were being written; it may be missing.
+        names: shell pattern of their final names; only the first `NAME_LETTERS` letters of a name are compared.
     """
     for path in [*folder.glob("*.old"), *folder.glob("*.tmp")]:
         found = LEFTOVER.fullmatch(path.name)
         if found is None or not fnmatchcase(found["name"], names):
-            continue  # somebody's own
+            continue  # not ours
         if found["kind"] == "tmp":
             _remove(path)
         elif path.name.startswith(".") and path.is_dir():
@@ -120,14 +120,14 @@ def recover(folder: Path, names: str = "*") -> None:
 
 
 def _put_back(aside: Path) -> None:
-    for old in [*aside.iterdir()]:  # one; none if the kill came before it was moved
+    for old in [*aside.iterdir()]:  # one entry; none if the kill came before the move
         if not os.path.lexists(aside.with_name(old.name)):
             old.rename(aside.with_name(old.name))
     _remove_aside(aside)
 
 
 def _remove_aside(aside: Path) -> None:
-    """Delete under another name, so that `recover` never takes a half-deleted folder for a whole one."""
+    """Delete under another name, so that `recover` never mistakes a half-deleted folder for a whole one."""
     doomed = aside.with_suffix(".tmp")
     with suppress(OSError):
         aside.rename(doomed)
@@ -135,7 +135,7 @@ def _remove_aside(aside: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Delete a file, a link or a folder; do nothing where there is none."""
+    """Delete a file, a link or a folder; do nothing if there is none."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -143,12 +143,12 @@ def _remove(path: Path) -> None:
 
 
 def _temporary_name(path: Path, kind: str) -> str:
-    """A name of one writer alone; processes of two machines that share the disk may have one number."""
+    """A name unique to one writer; process ids would not do, as machines that share a disk may use the same ones."""
     return f"{path.name[:NAME_LETTERS]}.{secrets.token_hex(8)}.{kind}"
 
 
 def _wait_for_disk(path: Path) -> None:
-    """Return once a file's bytes, or a folder's entries where the file system can say so, are on the disk."""
+    """Wait until a file's bytes are on the disk, or a folder's entries if the file system supports that."""
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)

@@ -1,4 +1,4 @@
-"""What stages hand on: a video on its way to its record, with the arrays that never reach the corpus."""
+"""The draft: a video between two stages, with the arrays that never reach the corpus."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from dataset_builder.inputs import SourceVideo
 from dataset_builder.schema import Clip, InterleavedVideo
 
 
-AT_VIDEO = "(at the video"  # begins the note on an error that ends a build
+AT_VIDEO = "(at the video"  # start of the note that is added to an error that ends a build
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampled:
-    """What one pass over a video's sampled frames leaves; frame k lies at `k / rate_hz` seconds."""
+    """Results of one pass over a video's sampled frames; frame k is for `1 / rate_hz` seconds from `k / rate_hz` on."""
 
     rate_hz: float
     embeddings: np.ndarray
@@ -34,7 +34,7 @@ class Sampled:
     brightness: np.ndarray
     """Mean grey level, 0 to 255, shape `(N,)`."""
     changes: np.ndarray
-    """Mean absolute difference to the frame before, in grey levels, shape `(N,)`; the first is 0."""
+    """Mean absolute difference from the previous frame, in grey levels, shape `(N,)`; the first is 0."""
     hashes: np.ndarray
     """Difference hash of every frame, uint64, shape `(N,)`."""
 
@@ -50,23 +50,23 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """A video between two stages. A stage returns a changed copy; what it does not know it hands on."""
+    """A video between two stages. A stage returns a changed copy and keeps the fields that it does not use."""
 
     source: SourceVideo
     record: InterleavedVideo
-    """The record as far as it is; its clips come with the stage `segment`."""
+    """The record so far; the stage `segment` adds its clips."""
     sampled: Sampled | None = None
-    """Set by `segment`; forgotten when the video's stages are through, but for `frame_hashes`."""
+    """Set by `segment`; dropped after the video's last stage, except for the hashes (`frame_hashes`)."""
     clip_embeddings: np.ndarray | None = None
-    """Unit-length mean of the embeddings of each clip's frames, shape `(C, D)`; kept beside the record, float16."""
+    """Unit-length mean of the embeddings of each clip's frames, shape `(C, D)`; saved with the record, as float16."""
     frame_hashes: np.ndarray | None = None
-    """`sampled.hashes`, kept beside the record for the stages that compare videos."""
+    """`sampled.hashes`, saved with the record for the stages that compare videos."""
     left_out: tuple[LeftOut, ...] = ()
-    """Sentences that `speech` gave to no clip."""
+    """Sentences that `speech` assigned to no clip."""
     faults: tuple[Fault, ...] = ()
-    """What is wrong with the video's files."""
+    """Problems with the video's files."""
     damaged: bool = False
-    """The video cannot be read: no stage touches it any more and it gets no record."""
+    """The video cannot be read: later stages skip it, and it gets no record."""
 
     @property
     def spans(self) -> list[tuple[float, float]]:
@@ -78,31 +78,31 @@ class Draft:
         return replace(self, record=replace(self.record, clips=tuple(clips)))
 
     def noted(self, stage: str, facts: dict[str, Any]) -> "Draft":
-        """With what a stage says about itself added to the provenance of the record."""
+        """The same video with a stage's facts added to the provenance of its record."""
         return replace(self, record=replace(self.record, provenance={**self.record.provenance, stage: facts}))
 
     def with_fault(self, path: Path, reason: str) -> "Draft":
-        """With one more line for quarantine.jsonl, about a file in the folder of the video."""
+        """The same video with one more line for quarantine.jsonl, about a file in the video's folder."""
         name = Path(self.source.name).with_name(path.name).as_posix()
         return replace(self, faults=(*self.faults, Fault(path=name, reason=reason)))
 
     def quarantined(self, reason: str) -> "Draft":
-        """The video cannot be read, for this reason; nothing of it is kept but its faults."""
+        """The same video, marked as unreadable for this reason; only its faults will be kept."""
         return replace(self.with_fault(self.source.path, reason), damaged=True, sampled=None)
 
 
 class Stage(Protocol):
-    """A step of the pipeline: reads drafts one after the other and hands them on in the same order."""
+    """A step of the pipeline: reads drafts one by one and yields them in the same order."""
 
     def __call__(self, drafts: Iterable[Draft]) -> Iterable[Draft]:
-        """The same videos, further on."""
+        """The same videos after this step."""
         ...
 
 
 def each(drafts: Iterable[Draft], work: Callable[[Draft], Draft]) -> Iterator[Draft]:
-    """Apply a function to every video that is not damaged; `DamagedInput` puts the video into quarantine.
+    """Apply a function to every video that is not damaged; `DamagedInput` quarantines the video.
 
-    Any other error ends the build; a note tells at which video.
+    Any other error ends the build, with a note that names the video.
     """
     for draft in drafts:
         if draft.damaged:
@@ -119,7 +119,7 @@ def each(drafts: Iterable[Draft], work: Callable[[Draft], Draft]) -> Iterator[Dr
 
 
 def positive(settings: object, *names: str) -> None:
-    """Refuse settings that are not above 0 (None is nothing to refuse).
+    """Refuse settings that are not above 0; None passes.
 
     Raises:
         ValueError: naming the setting.
@@ -131,7 +131,7 @@ def positive(settings: object, *names: str) -> None:
 
 
 def share(settings: object, *names: str) -> None:
-    """Refuse settings that are no share from 0 to 1 (None is nothing to refuse).
+    """Refuse settings that are not a share from 0 to 1; None passes.
 
     Raises:
         ValueError: naming the setting.

@@ -1,4 +1,4 @@
-"""What an input folder holds: videos by split, each with the files beside it."""
+"""Find the videos of an input folder by split, each with the files that belong to it."""
 
 import os
 from collections import Counter
@@ -26,14 +26,14 @@ class SourceVideo:
     split: str
     """`train`, `validation` or `test`."""
     video_id: str
-    """Path below the split folder without suffix (with it where two files would share the name)."""
+    """Path below the split folder, without suffix unless two files would share the name."""
     path: Path
     name: str
     """Path below the input folder, with `/`."""
     subtitles: Path | None
     """`NAME.vtt` or another of the suffixes, else `NAME.LANGUAGE.vtt` or another; the first that exists."""
     truth: Path | None
-    """`NAME.json`, where it exists."""
+    """`NAME.json`, if it exists."""
 
     @property
     def stored_path(self) -> str:
@@ -45,11 +45,11 @@ class SourceVideo:
 def find_videos(folder: Path) -> list[SourceVideo]:
     """All videos below a folder, by split and then by name.
 
-    A folder `train`, `validation` or `test` at the top makes these the splits; else everything is `train`. Videos are
-    told by their suffix; other files (licences, lists, subtitles) are not videos and are passed over.
+    The folders `train`, `validation` and `test` at the top are the splits; without any of them, everything is `train`.
+    Videos are recognised by their suffix; other files (licences, lists, subtitles) are ignored.
 
     Raises:
-        ValueError: where there is no such folder, no video in it, or one beside the splits (in `val`, say).
+        ValueError: if there is no such folder, it holds no video, or a video is outside the splits (in `val`, say).
     """
     if not folder.is_dir():
         raise ValueError(f"no folder {folder}")
@@ -63,7 +63,7 @@ def find_videos(folder: Path) -> list[SourceVideo]:
 
 
 def is_text(name: str) -> bool:
-    """Whether a file's name is UTF-8, and can stand in a corpus; older systems wrote others."""
+    """Whether a file name is UTF-8, as a corpus needs it to be; older systems used other encodings."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -72,14 +72,14 @@ def is_text(name: str) -> bool:
 
 
 def refusal(source: SourceVideo) -> str:
-    """Why a video cannot even be opened; "" where nothing speaks against it."""
+    """Why a video cannot even be opened; "" if there is no reason."""
     if not is_text(source.name):
         return "its name is not UTF-8; rename the file"
     return "" if source.path.is_file() else "a link to a file that is not there"
 
 
 def shown(name: str) -> str:
-    """A file's name with a sign in place of what is not UTF-8."""
+    """A file name with a replacement character for every byte that is not UTF-8."""
     return os.fsencode(name).decode(errors="replace")
 
 
@@ -111,10 +111,10 @@ def _find_in(root: Path, split: str, folder: Path) -> list[SourceVideo]:
 
 
 def _refuse_videos_beside(splits: Mapping[str, Path], folder: Path) -> None:
-    """A video that belongs to no split would be lost without a word.
+    """Refuse videos that belong to no split: they would be left out silently.
 
     Raises:
-        ValueError: naming the first of them.
+        ValueError: naming the first one.
     """
     others = (path for path in folder.iterdir() if path.name not in splits and not path.name.startswith("."))
     files = [file for path in others for file in (_walk(path) if path.is_dir() else [path])]
@@ -129,7 +129,7 @@ def _refuse_videos_beside(splits: Mapping[str, Path], folder: Path) -> None:
 
 
 def _walk(root: Path) -> list[Path]:
-    """Files and broken links below a folder, without hidden ones; a folder that links lead to twice is read once."""
+    """Files and broken links below a folder, except hidden ones; a folder that is linked twice is read once."""
     found, seen = list[Path](), set[str]()
     for folder, folders, names in os.walk(root, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))

@@ -1,4 +1,4 @@
-"""The one record type of a corpus: a video with its clips, captions and speech in order (docs/corpus.md)."""
+"""The only record type of a corpus: a video with its clips, captions and speech in order (docs/corpus.md)."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from datasets import Features, Json, List, Value, Video
 FEATURES = Features(
     {
         "video_id": Value("string"),
-        "video": Video(decode=False),  # {path, bytes}; decoding is ours (`decode_clip`), so no torchcodec is needed
+        "video": Video(decode=False),  # {path, bytes}; `decode_clip` decodes it, so torchcodec is not needed
         "duration_s": Value("float64"),
         "source": Value("string"),
         "license": Value("string"),
@@ -36,14 +36,14 @@ FEATURES = Features(
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """A stretch of a video with what is said and shown in it."""
+    """A part of a video, with its caption and its speech."""
 
     start_s: float
-    """Begin, in seconds from the first frame."""
+    """Start, in seconds from the first frame."""
     end_s: float
     """End (exclusive), in seconds from the first frame."""
     caption: str = ""
-    """What a model learns to say about the clip; empty where no captioner found words."""
+    """The text that a model learns to say about the clip; empty if no captioner wrote one."""
     asr: str = ""
     """Speech that belongs to the clip, sentences joined by a space."""
     frame_captions: tuple[str, ...] = ()
@@ -51,9 +51,9 @@ class Clip:
     regions: tuple[str, ...] = ()
     """Captions of regions of frames."""
     similarity: float | None = None
-    """Cosine similarity of clip and caption under the scoring tower; None where none scored."""
+    """Cosine similarity of clip and caption under the scoring tower; None if they were not scored."""
     keep: bool = True
-    """False where a filter rejected the clip or the video is a duplicate; readers skip such clips by default."""
+    """False if a filter rejected the clip or the video is a duplicate; readers skip such clips by default."""
     drop_reason: str = ""
     """Why `keep` is False."""
 
@@ -67,19 +67,19 @@ class InterleavedVideo:
     video_path: str | None = None
     """Path of the file, relative to the corpus folder."""
     video_bytes: bytes | None = None
-    """The whole file where the corpus embeds its videos."""
+    """The whole file, if the corpus embeds its videos."""
     duration_s: float
     """From the first frame to the end of the last, in seconds."""
     source: str = ""
-    """Which collection the video comes from."""
+    """Collection that the video comes from."""
     license: str = ""
     """Licence of the video."""
     clips: tuple[Clip, ...] = ()
     """In time order."""
     similarity_matrix: tuple[tuple[float | None, ...], ...] = ()
-    """Cosine similarity, clips x captions, None below an empty caption; empty where nothing scored."""
+    """Cosine similarity, clips x captions, None in the column of an empty caption; empty if nothing was scored."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """stage -> tool, version, settings that made this record."""
+    """stage -> the tool, version and settings that made this record."""
 
     def kept(self) -> "InterleavedVideo":
         """The same record with only the clips to keep (possibly none)."""
@@ -87,7 +87,7 @@ class InterleavedVideo:
 
 
 def to_row(record: InterleavedVideo) -> dict[str, Any]:
-    """A record as plain Python values, as `datasets` hands it out."""
+    """A record as plain Python values, as `datasets` returns it."""
     return {
         "video_id": record.video_id,
         "video": {"path": record.video_path, "bytes": record.video_bytes},
@@ -101,11 +101,11 @@ def to_row(record: InterleavedVideo) -> dict[str, Any]:
 
 
 def from_row(row: Mapping[str, Any]) -> InterleavedVideo:
-    """A row of a corpus as a record; columns that were not read keep their default.
+    """A corpus row as a record; columns that were not read keep their defaults.
 
     Args:
-        row: what `datasets` hands out, of Parquet or of WebDataset shards (`json`, `mp4`); `provenance` may be a dict
-            or the JSON text of one, `video_id` and `duration_s` must be there.
+        row: as `datasets` returns it from Parquet or WebDataset shards (`json`, `mp4`); `provenance` may be a dict or
+            its JSON text; `video_id` and `duration_s` are required.
 
     Raises:
         ValueError: naming the column or clip key that is missing or not part of the schema.

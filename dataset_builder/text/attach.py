@@ -1,4 +1,4 @@
-"""Which clip a sentence belongs to: by time alone, or by what the clip shows."""
+"""Assign sentences to clips: by time alone, or by what the clips show."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,18 +15,18 @@ EmbedTexts = Callable[[Sequence[str]], np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class Attached:
-    """Where the sentences of a video went."""
+    """The sentences of a video, assigned to its clips."""
 
     texts: list[str]
-    """What is said in each clip, sentences joined by a space."""
+    """Speech of each clip, sentences joined by a space."""
     off_topic: list[Sentence] = field(default_factory=list)
-    """Sentences that speak of nothing that is shown around them."""
+    """Sentences about nothing that is shown near them."""
 
 
 def attach_by_overlap(sentences: Sequence[Sentence], clips: Sequence[tuple[float, float]]) -> Attached:
-    """Every sentence goes to the one clip it overlaps longest, ties to the earlier: the released way.
+    """Assign every sentence to the clip that it overlaps longest, ties to the earlier clip, as the released data does.
 
-    A sentence beside all clips goes to the nearest one, up to `LATE_S` away; farther ones belong to none.
+    A sentence that overlaps no clip goes to the nearest one, up to `LATE_S` away, else to none.
 
     Args:
         sentences: in time order.
@@ -51,10 +51,10 @@ def attach_by_content(
     reach_s: float,
     off_topic_below: float | None,
 ) -> Attached:
-    """Every sentence goes to the clip nearby that looks most like it; people speak early and late.
+    """Assign every sentence to the nearby clip that matches it best; people speak early and late.
 
-    A contrastive tower reads short captions, not the way people talk, so the most alike of the sentence's phrases
-    stands for it. Between clips that look the same the longer overlap decides.
+    A contrastive tower knows short captions, not spoken language, so the score of a sentence is that of its
+    best-matching phrase. Between clips that look the same, the longer overlap decides.
 
     Args:
         sentences: in time order.
@@ -62,8 +62,8 @@ def attach_by_content(
         clip_embeddings: unit length, shape `(C, D)`.
         embed_texts: unit-length embeddings in the same space, `(T, D)`.
         phrase_words: length of the phrases.
-        reach_s: how far from a sentence its clip may lie.
-        off_topic_below: a sentence less alike to every clip in reach belongs to none; None: off.
+        reach_s: how far from a sentence its clip may be.
+        off_topic_below: a sentence with a lower cosine to every clip in reach belongs to none; None: off.
     """
     phrases = [phrases_of(sentence.text, phrase_words) for sentence in sentences]
     distinct = sorted({phrase for of_one in phrases for phrase in of_one})
@@ -92,7 +92,7 @@ def overlaps_of(sentence: Sentence, clips: Sequence[tuple[float, float]]) -> np.
 
 
 def phrases_of(text: str, num_words: int) -> list[str]:
-    """All runs of `num_words` words; the whole text where it is shorter."""
+    """All runs of `num_words` words; the whole text if it is shorter."""
     words = text.split()
     last = max(1, len(words) - num_words + 1)
     return [" ".join(words[first : first + num_words]) for first in range(last)] if words else []

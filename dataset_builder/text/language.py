@@ -1,8 +1,8 @@
-"""Which language a text is in, by its script and its commonest words: no model, no download.
+"""Detect the language of a text by its script and its most common words: no model, no download.
 
-Limits: it tells the languages of words/function_words.yaml, and scripts, apart. A text without any such word (a list
-of nouns, two words) gives no evidence and is taken for whatever was expected; relatives that are not listed (Catalan,
-Afrikaans) pass for their neighbours.
+Limits: it distinguishes scripts, and the languages of words/function_words.yaml. A text without any such word (a list
+of nouns, two words) gives no evidence and passes as the expected language; related languages that are not listed
+(Catalan, Afrikaans) pass as their neighbours.
 """
 
 import re
@@ -20,9 +20,9 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 @lru_cache(maxsize=1)
 def function_words() -> dict[str, frozenset[str]]:
-    """Language code -> its commonest words."""
+    """Language code -> its most common words."""
     listed = yaml.safe_load(WORDS.read_text(encoding="utf-8"))
-    # YAML 1.1 reads a bare no (and in other files yes, on, off) as a truth value
+    # YAML 1.1 reads a bare no (and in other files yes, on, off) as a boolean
     return {
         language: frozenset("no" if word is False else "on" if word is True else word for word in words)
         for language, words in listed.items()
@@ -30,7 +30,7 @@ def function_words() -> dict[str, frozenset[str]]:
 
 
 def other_language(text: str, expected: str) -> str | None:
-    """The language or script that a text is in if it is clearly not the expected one, else None.
+    """The language or script of a text, if it is clearly not the expected one; else None.
 
     Args:
         text: any text.

@@ -1,4 +1,4 @@
-"""What a model may not answer. Used where a caption comes from a model: asked again once, then the clip goes."""
+"""Recognise unusable captions from a model. The stages ask such a model again, and drop the clip if that fails too."""
 
 import re
 
@@ -10,11 +10,11 @@ LEAST_NEW_WORDS = 0.3
 
 
 def find_nonsense(text: str, max_words: int) -> str | None:
-    """Why a text cannot be a caption; None where it can.
+    """Why a text cannot be a caption; None if it can.
 
     Args:
-        text: what a model answered.
-        max_words: longer answers are no captions.
+        text: a model's answer.
+        max_words: a longer answer cannot be a caption.
     """
     words = text.lower().split()
     if not words:
@@ -27,7 +27,7 @@ def find_nonsense(text: str, max_words: int) -> str | None:
 
 
 def repeats_itself(words: list[str]) -> bool:
-    """A phrase said three times in a row, or a long text of few different words."""
+    """Whether a phrase occurs three times in a row, or a long text has few different words."""
     for length in range(1, LONGEST_PHRASE + 1):
         for first in range(len(words) - REPEATS * length + 1):
             phrase = words[first : first + length]

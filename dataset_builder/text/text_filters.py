@@ -1,4 +1,4 @@
-"""What a caption or the speech of a clip says against it; each function gives a reason or None."""
+"""Measures by which a filter rejects the caption or speech of a clip: repetition and sensitive words."""
 
 import re
 from collections import Counter
@@ -7,11 +7,11 @@ from pathlib import Path
 
 
 SHIPPED = Path(__file__).parents[1] / "words" / "sensitive_en.txt"
-REPEAT_WORDS = 3  # how long the runs are whose repetition is counted
+REPEAT_WORDS = 3  # length of the runs whose repetition is counted
 
 
 def repeated_share(text: str, num_words: int = REPEAT_WORDS) -> float:
-    """Share of a text's runs of words, from 0 to 1, that stand in it more than once.
+    """Share of a text's runs of words, from 0 to 1, that occur more than once.
 
     In a text of fewer than twice as many words, single words are counted instead of runs.
     """
@@ -23,14 +23,14 @@ def repeated_share(text: str, num_words: int = REPEAT_WORDS) -> float:
 
 
 def find_sensitive_word(text: str, more: str | None) -> str | None:
-    """The first listed word in a text, as it is listed.
+    """The first listed word in a text, spelled as in the list.
 
     Args:
         text: any text.
-        more: file with further words, in the form of the shipped list.
+        more: file with more words, in the format of the shipped list.
 
     Raises:
-        ValueError: where that file cannot be read.
+        ValueError: if the file cannot be read.
     """
     pattern, listed = _sensitive_words(more)
     match = pattern.search(" ".join(text.lower().split()))

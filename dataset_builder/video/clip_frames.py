@@ -1,4 +1,4 @@
-"""The frames of a video's clips, a few clips at a time, so that no long video has to fit into memory."""
+"""Decode the frames of a video's clips a few clips at a time, so that a long video need not fit into memory."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,25 +9,25 @@ from dataset_builder.video.decode import frames_at, middle_times
 from dataset_builder.video.frames import FrameFit
 
 
-CLIPS_AT_ONCE = 8  # of a 1080p video one frame each is 50 MB
+CLIPS_AT_ONCE = 8  # one 1080p frame of each is 50 MB
 
 
 def clip_frames(
     video: Path, spans: Sequence[tuple[float, float]], frames_per_clip: int, fit: FrameFit | None = None
 ) -> Iterator[np.ndarray]:
-    """The middle frame of each of `frames_per_clip` equal parts of every clip.
+    """Yield the middle frame of each of `frames_per_clip` equal parts of every clip.
 
     Args:
         video: path of the file.
         spans: `(start_s, end_s)` of the clips, in time order.
         frames_per_clip: F.
-        fit: a size to bring the frames to; None: the video's own.
+        fit: the size to resize frames to; None: the video's own.
 
     Yields:
         uint8, shape `(n, F, H, W, 3)`, the next n <= `CLIPS_AT_ONCE` clips.
 
     Raises:
-        DamagedInput: where the video cannot be decoded.
+        DamagedInput: if the video cannot be decoded.
     """
     for first in range(0, len(spans), CLIPS_AT_ONCE):
         part = spans[first : first + CLIPS_AT_ONCE]
@@ -39,7 +39,7 @@ def clip_frames(
 
 
 def resized(frame: np.ndarray, fit: FrameFit) -> np.ndarray:
-    """Pixels `(H, W, 3)` in the size that a tower reads."""
+    """Resize pixels `(H, W, 3)` to the size that a tower reads."""
     from PIL import Image
 
     height_px, width_px = fit.resized(*frame.shape[:2])

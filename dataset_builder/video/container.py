@@ -26,15 +26,15 @@ from dataset_builder.video.needed_frames import decode_needed
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,mxf,h264,hevc,ivf,nut,rm,dv"
 )
-WITHOUT_TIMES = {"avi", "h264", "hevc", "mpegvideo"}  # they store no times of presentation; frames come at one rate
-MAX_DURATION_S = 24 * 3600.0  # a later timestamp is taken for a broken one,
-MAX_GAP_S = 600.0  # and so is one this long after the frame before: sampling would repeat that frame for hours,
-MAX_BACK_S = 5.0  # or this long before it: recordings joined byte by byte begin anew, all at one moment of the first
+WITHOUT_TIMES = {"avi", "h264", "hevc", "mpegvideo"}  # these store no presentation times; frames come at a fixed rate
+MAX_DURATION_S = 24 * 3600.0  # a later timestamp counts as broken,
+MAX_GAP_S = 600.0  # as does one this long after the previous frame: sampling would repeat that frame for hours,
+MAX_BACK_S = 5.0  # or this long before it: in recordings joined byte by byte the clock starts again
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoFacts:
-    """What a video's header says."""
+    """Facts from a video's header."""
 
     container: str
     codec: str
@@ -63,11 +63,11 @@ def open_video(
     """Open a file (or its bytes) and its first moving-picture stream, single threaded.
 
     Args:
-        video: path of the file, its bytes, or a file elsewhere, of which only the parts that are needed are read.
-        max_frame_px: the decoder refuses larger frames before it takes memory for them.
+        video: path of the file, its bytes, or a remote file, of which only the needed parts are read.
+        max_frame_px: the decoder refuses larger frames before it allocates memory for them.
 
     Raises:
-        DamagedInput: for an empty file, one that is no video, or one without a video stream.
+        DamagedInput: for an empty file, one that is not a video, or one without a video stream.
     """
     with ExitStack() as stack:
         if isinstance(video, OpenFile):
@@ -77,7 +77,7 @@ def open_video(
         elif isinstance(video, bytes):
             source, size = io.BytesIO(video), len(video)
         else:
-            source, size = f"file:{video}", video.stat().st_size  # a colon in a name is no protocol
+            source, size = f"file:{video}", video.stat().st_size  # else a colon in a name would mark a protocol
         if size == 0:
             raise DamagedInput("empty file (0 bytes)")
         yield stack.enter_context(_open_container(source, max_frame_px))
@@ -107,7 +107,7 @@ def _open_container(source: Any, max_frame_px: int | None) -> Iterator[tuple[Inp
 
 
 def read_facts(container: InputContainer, stream: VideoStream) -> VideoFacts:
-    """Container, codec, size, rate and duration as the header has them."""
+    """Container, codec, size, rate and duration according to the header."""
     duration = promised_duration_s(container, stream)
     rate = stream.average_rate or stream.guessed_rate
     return VideoFacts(
@@ -121,9 +121,9 @@ def read_facts(container: InputContainer, stream: VideoStream) -> VideoFacts:
 
 
 def promised_duration_s(container: InputContainer, stream: VideoStream) -> tuple[float, float] | None:
-    """The duration that the header promises and by how much the frames may fall short of it, both in seconds.
+    """The duration that the header promises, and how far the frames may fall short of it, both in seconds.
 
-    The stream's own duration is exact; the container's counts sound that goes on after the picture, too.
+    The stream's own duration is exact; the container's also counts sound that continues after the last picture.
     """
     if stream.duration and stream.time_base:
         duration_s = float(stream.duration * stream.time_base)
@@ -135,26 +135,26 @@ def promised_duration_s(container: InputContainer, stream: VideoStream) -> tuple
 
 
 def has_times(container: InputContainer) -> bool:
-    """Whether the frames' timestamps say when they are shown, so that one may jump into the middle."""
+    """Whether the frames' timestamps say when they are shown, so that seeking works."""
     return container.format.name not in WITHOUT_TIMES
 
 
 def decode_forward(
     stream: VideoStream, container: InputContainer, times_s: Sequence[float] | None = None
 ) -> Iterator[TimedFrame]:
-    """Frames from the current position on, with the time each is shown.
+    """Yield frames from the current position on, with the time at which each is shown.
 
-    Frames without a timestamp, and all frames of containers that store none, follow the one before at the stream's
-    rate (so the latter must be read from the start).
+    Frames without a timestamp, and all frames of containers that store none, follow the previous frame at the stream's
+    rate (so such containers must be read from the start).
 
     Args:
         stream: what to decode.
-        container: where it lies.
-        times_s: moments, ascending, in seconds from the first frame: frames that none of them needs may be missing
-            (and the one before then seems to last longer). `None`: every frame.
+        container: the stream's container.
+        times_s: moments, ascending, in seconds from the first frame: frames that none of them needs may be left out
+            (the frame before then seems to last longer). None: every frame.
 
     Raises:
-        DamagedInput: where decoding fails or a timestamp is absurd.
+        DamagedInput: if decoding fails or a timestamp is absurd.
     """
     time_base = stream.time_base or Fraction(1, 1000)
     origin = stream.start_time or 0
@@ -182,13 +182,13 @@ def decode_forward(
 
 
 class RgbConverter:
-    """Turns decoded frames into upright RGB pixels, resized on the way (swscale, which reads the planes directly)."""
+    """Converter of decoded frames to upright RGB pixels of any size (swscale, which reads the planes directly)."""
 
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: VideoFrame, height_px: int | None = None, width_px: int | None = None) -> np.ndarray:
-        """Pixels as uint8 of shape `(H, W, 3)`; without a size, the frame's own as it is shown."""
+        """Return uint8 pixels of shape `(H, W, 3)`; without a size, in the size in which the frame is shown."""
         quarter_turns = round(frame.rotation / 90) % 4
         if quarter_turns % 2:
             height_px, width_px = width_px, height_px

@@ -1,4 +1,4 @@
-"""Hard cuts, found by scenedetect (optional: `pip install 'cosmo-vlm[scenes]'`), which sees the video through PyAV."""
+"""Find hard cuts with scenedetect (optional: `pip install 'cosmo-vlm[scenes]'`), in frames that PyAV decodes."""
 
 from fractions import Fraction
 from importlib.metadata import PackageNotFoundError, version
@@ -8,16 +8,16 @@ from typing import Any
 from dataset_builder.video.container import RgbConverter, decode_forward, open_video, shown_size
 
 
-HEIGHT_PX = 96  # cuts are seen in small pictures, too, and these cost little to compare
-CLOCK_HZ = 1000  # scenedetect counts frames; here a frame's number is its time in milliseconds
+HEIGHT_PX = 96  # cuts show in small pictures, too, which are cheap to compare
+CLOCK_HZ = 1000  # scenedetect counts frames; we number each frame by its time in milliseconds
 MIN_SCENE_MS = 400  # cuts closer together than this are flashes
 
 
 def load_scenedetect() -> Any:
-    """The package.
+    """Import the package.
 
     Raises:
-        ValueError: where it is not installed, saying what to install.
+        ValueError: if it is not installed, saying what to install.
     """
     try:
         import scenedetect
@@ -39,10 +39,10 @@ def provenance() -> dict[str, Any]:
 
 
 def find_cuts(video: Path | bytes) -> list[float]:
-    """Times of hard cuts, in seconds, in order.
+    """Times of hard cuts, in seconds, ascending.
 
     Raises:
-        DamagedInput: where the video cannot be decoded.
+        DamagedInput: if the video cannot be decoded.
     """
     scenedetect = load_scenedetect()
     detector, convert = scenedetect.AdaptiveDetector(min_scene_len=MIN_SCENE_MS), RgbConverter()
@@ -53,7 +53,7 @@ def find_cuts(video: Path | bytes) -> list[float]:
             last_ms = max(last_ms + 1, round(timed.start_s * CLOCK_HZ))
             height_px, width_px = shown_size(timed.frame)
             width_px = max(16, round(HEIGHT_PX * width_px / height_px))
-            picture = convert(timed.frame, HEIGHT_PX, width_px)[:, :, ::-1]  # it reads BGR
+            picture = convert(timed.frame, HEIGHT_PX, width_px)[:, :, ::-1]  # scenedetect reads BGR
             clock = scenedetect.FrameTimecode(last_ms, Fraction(CLOCK_HZ))
             cuts += [found.frame_num / CLOCK_HZ for found in detector.process_frame(clock, picture.copy())]
         if last_ms >= 0:

@@ -1,4 +1,4 @@
-"""From a record of the corpus to pixels: only the frames asked for, decoded forward."""
+"""Decode pixels for a record of the corpus: only the requested frames, in a forward pass."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,25 +16,25 @@ from dataset_builder.video.container import RgbConverter, decode_forward, has_ti
 
 
 Record = InterleavedVideo | Mapping[str, Any]
-SEEK_FROM_S = 1.0  # seeking to an earlier key frame pays only when there is something to jump over
+SEEK_FROM_S = 1.0  # seeking to an earlier key frame pays only if there is something to skip
 
 
 def decode_clip(record: Record, clip_index: int, num_frames: int, root: Path | str | None = None) -> np.ndarray:
     """Frames of one clip: the middle frame of each of `num_frames` equal parts.
 
     Args:
-        record: a row of the corpus, as `datasets` hands it out or as `InterleavedVideo`.
+        record: a row of the corpus, as `datasets` returns it or as `InterleavedVideo`.
         clip_index: which of the record's clips.
         num_frames: F.
-        root: the corpus folder, or its address (`hf://datasets/owner/name`); needed where the corpus does not embed
-            its videos.
+        root: the corpus folder, or its address (`hf://datasets/owner/name`); needed if the corpus does not embed its
+            videos.
 
     Returns:
         RGB pixels, uint8, shape `(F, 3, H, W)`, in the video's own size.
 
     Raises:
         ValueError: for a clip index or path that the record or the corpus folder does not have.
-        DamagedInput: where the video cannot be decoded.
+        DamagedInput: if the video cannot be decoded.
     """
     return decode_clips(record, [clip_index], num_frames, root)[0]
 
@@ -42,7 +42,7 @@ def decode_clip(record: Record, clip_index: int, num_frames: int, root: Path | s
 def decode_clips(
     record: Record, clip_indices: Sequence[int], num_frames: int, root: Path | str | None = None
 ) -> np.ndarray:
-    """As `decode_clip`, for several clips of one record in one pass over its video: `(C, F, 3, H, W)`."""
+    """Like `decode_clip`, for several clips of one record in one pass over its video: `(C, F, 3, H, W)`."""
     record = record if isinstance(record, InterleavedVideo) else from_row(record)
     if num_frames < 1:
         raise ValueError(f"num_frames is {num_frames}; at least 1 is needed")
@@ -67,7 +67,7 @@ def video_of(record: InterleavedVideo, root: Path | str | None) -> Path | bytes 
     """The record's embedded bytes, or its file inside the corpus folder.
 
     Raises:
-        ValueError: where there is neither, or the path is absolute or leaves the corpus folder.
+        ValueError: if there is neither, or the path is absolute or leaves the corpus folder.
     """
     if record.video_bytes is not None:
         return record.video_bytes
@@ -76,7 +76,7 @@ def video_of(record: InterleavedVideo, root: Path | str | None) -> Path | bytes 
     if "://" in str(root):
         if Path(record.video_path).is_absolute() or ".." in Path(record.video_path).parts:
             raise ValueError(f"{record.video_id}: its video path {record.video_path!r} leads out of the corpus")
-        filesystem, folder = url_to_fs(str(root))  # of the root alone: "::" in a path would be an address of its own
+        filesystem, folder = url_to_fs(str(root))  # the root alone: "::" in a path would be read as a chained address
         return OpenFile(filesystem, f"{folder.rstrip('/')}/{record.video_path}")
     local = Path(root).resolve()
     path = (local / record.video_path).resolve()
@@ -88,16 +88,16 @@ def video_of(record: InterleavedVideo, root: Path | str | None) -> Path | bytes 
 
 
 def frames_at(video: Path | bytes | OpenFile, times_s: Sequence[float]) -> np.ndarray:
-    """What a viewer sees at the given times, in seconds from the first frame.
+    """The pictures that a viewer sees at the given times, in seconds from the first frame.
 
-    The file is opened once and decoded forward from the key frame before the earliest time, whatever the order asked
-    for; a time past the end gets the last frame.
+    The file is decoded in one pass from the key frame before the earliest time (from its start if seeking fails),
+    whatever the order of the times; a time past the end gets the last frame.
 
     Returns:
         uint8, shape `(len(times_s), H, W, 3)`.
 
     Raises:
-        DamagedInput: where nothing can be decoded.
+        DamagedInput: if nothing can be decoded.
     """
     if not times_s:
         raise ValueError("no times were asked for")
@@ -113,7 +113,7 @@ def frames_at(video: Path | bytes | OpenFile, times_s: Sequence[float]) -> np.nd
 
 
 def _decode_sorted(video: Path | bytes | OpenFile, wanted: list[float], *, seek: bool) -> list[np.ndarray]:
-    """Pixels shown at ascending times; empty where a seek landed behind the first one or found no timestamps."""
+    """Pixels shown at ascending times; empty if a seek landed after the first of them or found no timestamps."""
     convert, shown = RgbConverter(), None
     found: list[np.ndarray] = []
     size: tuple[int, int] | None = None

@@ -1,4 +1,4 @@
-"""Frames at an even rate, in one forward pass, already in the size that a tower wants."""
+"""Sample frames at an even rate, in one forward pass, in the size that a tower reads."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,17 +22,17 @@ from dataset_builder.video.limits import ProbeSettings, too_long
 
 @dataclass(frozen=True, kw_only=True)
 class FrameFit:
-    """How a frame is brought to the size that a tower reads: resized, then cut to the middle where it is larger."""
+    """How to fit a frame to the size that a tower reads: resize it, then crop its centre if it is larger."""
 
     height_px: int
     """Height of the result."""
     width_px: int
     """Width of the result."""
     shortest_edge_px: int | None = None
-    """Length of the shorter side after resizing with the aspect ratio kept; None: resize to the result, distorted."""
+    """Shorter side after resizing at the same aspect ratio; None: resize to the result's size, with distortion."""
 
     def resized(self, height_px: int, width_px: int) -> tuple[int, int]:
-        """Size after resizing and before the cut, for a frame of the given size."""
+        """Size after resizing and before the crop, for a frame of the given size."""
         if self.shortest_edge_px is None:
             return self.height_px, self.width_px
         short, long = sorted((height_px, width_px))
@@ -40,7 +40,7 @@ class FrameFit:
         return (self.shortest_edge_px, scaled) if height_px <= width_px else (scaled, self.shortest_edge_px)
 
     def cut(self, pixels: np.ndarray) -> np.ndarray:
-        """The middle of `(H, W, 3)` pixels; black where the frame is smaller than the result."""
+        """The centre of `(H, W, 3)` pixels, padded with black if the frame is smaller than the result."""
         top, left = (pixels.shape[0] - self.height_px) // 2, (pixels.shape[1] - self.width_px) // 2
         if top < 0 or left < 0:
             margins = [(-min(gap, 0), -min(gap, 0) + 1) for gap in (top, left)]
@@ -49,18 +49,18 @@ class FrameFit:
 
 
 class FrameSampler:
-    """Iterates once over a video and yields batches of frames, sampled at an even rate.
+    """A single pass over a video that yields batches of frames, sampled at an even rate.
 
-    Frame k is what a viewer sees at `(k + 0.5) / frame_rate_hz` seconds, so that frame k stands for the k-th stretch
-    of `1 / frame_rate_hz` seconds and a border before frame k lies at `k / frame_rate_hz`. A video shorter than half
-    a stretch gives its last frame. After the iteration `facts` and `duration_s` are known.
+    Frame k is the picture at `(k + 0.5) / frame_rate_hz` seconds: it represents the k-th interval of
+    `1 / frame_rate_hz` seconds, and a border before frame k is at `k / frame_rate_hz`. A video shorter than half an
+    interval gives its last frame. `facts` and `duration_s` are set after the iteration.
 
     Args:
         video: path of the file, or its bytes.
         frame_rate_hz: frames per second of video.
         fit: the size of the result.
         batch: frames per yielded array (the last one may hold fewer).
-        limits: what is too long or too large; None: nothing is.
+        limits: on length and frame size; None: no limits.
     """
 
     facts: VideoFacts
@@ -80,7 +80,7 @@ class FrameSampler:
         """Yield uint8 arrays of shape `(N, H, W, 3)`.
 
         Raises:
-            DamagedInput: for what does not open, holds no frames, or ends before its header says.
+            DamagedInput: if the video does not open, holds no frames, or ends earlier than its header says.
         """
         gathered: list[np.ndarray] = []
         for pixels in self._sampled():

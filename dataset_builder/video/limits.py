@@ -1,4 +1,4 @@
-"""How long and how large a video may be."""
+"""Limits on the length and frame size of a video."""
 
 from dataclasses import dataclass
 
@@ -7,17 +7,17 @@ from dataset_builder.draft import positive
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeSettings:
-    """Which videos go into quarantine undecoded, so that none holds up a build or fills its memory."""
+    """Limits above which a video is quarantined undecoded, so that none can stall a build or fill its memory."""
 
     max_duration_s: float = 6 * 3600.0
-    """Longest video, in seconds; one that goes on past what its header says is stopped there, too."""
+    """Longest video, in seconds; a video that lasts longer than its header says is stopped there, too."""
     max_frame_px: int = 7680 * 4320
-    """Most pixels of a frame (8K fits); the decoder itself refuses larger ones, before it takes memory for them."""
+    """Most pixels in a frame (8K fits); the decoder refuses larger frames before it allocates memory for them."""
 
     def __post_init__(self) -> None:
         positive(self, "max_duration_s", "max_frame_px")
 
 
 def too_long(duration_s: float, max_duration_s: float) -> str:
-    """Why a long video is refused."""
+    """The reason for refusing a video that is too long."""
     return f"{duration_s:.0f} s long; the recipe allows {max_duration_s:.0f} s (probe.max_duration_s)"

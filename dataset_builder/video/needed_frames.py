@@ -1,7 +1,7 @@
-"""Decode what some moments need: frames that none of them shows and no other frame refers to are left out.
+"""Decode only what some moments need: skip frames that none of them shows and no other frame refers to.
 
-In H.264 and HEVC most B-frames are such frames. Which frame a moment shows is known from the packets' times before
-anything is decoded, so the rest need not be: docs/benchmarks.md has what that saves.
+In H.264 and HEVC, most B-frames can be skipped. The packets' times say which frame a moment shows before anything is
+decoded; docs/benchmarks.md has the time that this saves.
 """
 
 from bisect import bisect_left, bisect_right, insort
@@ -14,41 +14,41 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 
 
-TOLERANCE_S = 1e-6  # a frame that begins this little after a moment is shown in it
-LONGEST_RUN = 16  # packets that are decoded together; of a longer run (no B-frames at all) nothing is left out
+TOLERANCE_S = 1e-6  # a frame that begins this little after a moment counts as shown then
+LONGEST_RUN = 16  # packets that are decoded together; in a longer run (no B-frames at all) nothing is skipped
 
 
 def decode_needed(stream: VideoStream, container: InputContainer, times_s: Sequence[float]) -> Iterator[VideoFrame]:
-    """Frames in the order of showing, from the current position on; at least those that the given moments show.
+    """Yield frames in display order from the current position on; at least those shown at the given moments.
 
     Args:
         stream: a stream that decodes in one thread and whose container stores times.
-        container: it is read to its end, or as far as the caller iterates.
+        container: read to its end, or as far as the caller iterates.
         times_s: moments, ascending, in seconds from the stream's first frame.
     """
     time_base, origin = stream.time_base or Fraction(1, 1000), stream.start_time or 0
     moments = [origin + (time_s + TOLERANCE_S) / float(time_base) for time_s in times_s]
     if not stream.codec_context.is_open:
-        stream.codec_context.open()  # now: dav1d reads only here what to skip, and would skip it in the whole file
+        stream.codec_context.open()  # before skip_frame is set: dav1d reads it only here, for the whole file
     for packet, is_needed in _tell_needed(container.demux(stream), moments):
         stream.codec_context.skip_frame = "DEFAULT" if is_needed else "NONREF"
         yield from packet.decode()
 
 
 def _tell_needed(packets: Iterable[Packet], moments: Sequence[float]) -> Iterator[tuple[Packet, bool]]:
-    """Each packet, and whether its frame is shown at one of the moments (in the stream's own unit of time).
+    """Yield each packet, and whether its frame is shown at one of the moments (in the stream's own time unit).
 
-    A frame is shown until the next one begins. Which one that is, is certain once packets are decoded later than it is
-    shown; until then packets wait, a few at most. A file whose times break these rules is decoded whole from there on.
+    A frame is shown until the next one begins. The next one is certain once a packet is decoded later than that frame
+    is shown; until then packets wait, a few at most. If a file's times break these rules, all that follows is decoded.
 
-    Packets that follow one another in decoding and in showing are needed together or not at all: they may be the two
-    fields of one frame of H.264, and a field alone would be paired with that of another frame.
+    Packets that are neighbours both in decoding order and in display order are decoded together or not at all: they
+    may be the two fields of one H.264 frame, and a single field would be paired with a field of another frame.
     """
     waiting: deque[tuple[Packet, int]] = deque()
     run: list[Packet] = []
     run_is_needed = False
-    begins: list[int] = []  # of all frames so far, ascending
-    latest: int | None = None  # time of decoding
+    begins: list[int] = []  # start times of all frames so far, ascending
+    latest: int | None = None  # decoding time of the last packet
     packets = iter(packets)
     for packet in packets:
         if not packet.size or not _is_regular(packet, latest):  # the end, or broken times
@@ -61,7 +61,7 @@ def _tell_needed(packets: Iterable[Packet], moments: Sequence[float]) -> Iterato
         latest = packet.dts
         insort(begins, packet.pts)
         waiting.append((packet, packet.pts))
-        while True:  # the packet read last stays: what follows it is never certain
+        while True:  # the packet read last stays: its successor is never certain
             held, begin = waiting[0]
             following = _following(begin, begins)
             if following is None or latest is None or following > latest:
@@ -77,9 +77,9 @@ def _tell_needed(packets: Iterable[Packet], moments: Sequence[float]) -> Iterato
 
 
 def _is_regular(packet: Packet, latest: int | None) -> bool:
-    """Decoded after the packet before it and not after it is shown, as the standards have it.
+    """Whether a packet is decoded after the previous one and no later than it is shown, as the standards require.
 
-    Matroska stores no times of decoding; FFmpeg knows them from the third packet or so on.
+    Matroska stores no decoding times; FFmpeg knows them from about the third packet on.
     """
     if packet.pts is None or packet.dts is None:
         return packet.pts is not None and latest is None
@@ -87,7 +87,7 @@ def _is_regular(packet: Packet, latest: int | None) -> bool:
 
 
 def _following(begin: int, begins: Sequence[int]) -> int | None:
-    """When the next frame begins; None where none has come yet."""
+    """When the next frame begins; None if none has been read yet."""
     index = bisect_right(begins, begin)
     return begins[index] if index < len(begins) else None
 

@@ -1,4 +1,4 @@
-"""The sound of a video, decoded by PyAV to the form that speech models read."""
+"""Decode the sound of a video with PyAV, in the form that speech models read."""
 
 import io
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from dataset_builder.video.container import CONTAINERS, MAX_GAP_S, reason_of
 
 
 def decode_sound(video: Path | bytes, rate_hz: int, window_s: float) -> Iterator[np.ndarray]:
-    """The first sound stream, mixed to one channel, in windows that follow without a gap from the first picture on.
+    """Yield the first sound stream, mixed to one channel, in consecutive windows from the first picture on.
 
     Args:
         video: path of the file, or its bytes.
@@ -23,7 +23,7 @@ def decode_sound(video: Path | bytes, rate_hz: int, window_s: float) -> Iterator
         float32 samples from -1 to 1, shape `(n,)`; nothing for a video without sound.
 
     Raises:
-        DamagedInput: where the sound cannot be decoded, or begins absurdly late.
+        DamagedInput: if the sound cannot be decoded, or begins absurdly late.
     """
     size, gathered, filled = int(window_s * rate_hz), list[np.ndarray](), 0
     for samples in _samples(video, rate_hz):
@@ -38,7 +38,7 @@ def decode_sound(video: Path | bytes, rate_hz: int, window_s: float) -> Iterator
 
 
 def _samples(video: Path | bytes, rate_hz: int) -> Iterator[np.ndarray]:
-    """Pieces of sound; silence where the stream begins after the first picture, a cut where it begins before."""
+    """Yield pieces of sound, with silence in front if the stream begins after the first picture, cut if before it."""
     source = io.BytesIO(video) if isinstance(video, bytes) else f"file:{video}"
     try:
         with av.open(
@@ -47,7 +47,7 @@ def _samples(video: Path | bytes, rate_hz: int) -> Iterator[np.ndarray]:
             if not container.streams.audio:
                 return
             stream = container.streams.audio[0]
-            resampler = av.AudioResampler(format="fltp", rate=rate_hz)  # its own mixing to mono gets too loud
+            resampler = av.AudioResampler(format="fltp", rate=rate_hz)  # keeps the channels: its own mono is too loud
             skip = None
             for frame in container.decode(stream):
                 if skip is None:
@@ -69,7 +69,7 @@ def _samples(video: Path | bytes, rate_hz: int) -> Iterator[np.ndarray]:
 
 
 def _first_picture_s(container: av.container.InputContainer) -> float:
-    """When the first picture is shown, on the container's clock."""
+    """Time at which the first picture is shown, in seconds on the container's clock."""
     for stream in container.streams.video:
         if stream.start_time is not None and stream.time_base:
             return float(stream.start_time * stream.time_base)
