@@ -1,4 +1,4 @@
-"""The clips of a corpus that are still to be kept, as one table: what stages that see all videos compare."""
+"""The clips of a corpus that are still kept, as one table for the stages that compare all videos."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from dataset_builder.draft import Draft
 
 @dataclass(frozen=True, kw_only=True)
 class KeptClips:
-    """One row per clip with `keep: true`, in the order of the corpus; about 2 bytes x D a row in memory."""
+    """One row per clip with `keep: true`, in the order of the corpus; a row takes about 2 bytes x D of memory."""
 
     videos: np.ndarray
     """Index of the clip's video, int32, shape `(N,)`."""
@@ -22,10 +22,10 @@ class KeptClips:
 
 
 def read_kept_clips(drafts: Drafts) -> KeptClips:
-    """Gather the clips that are still to be kept, and their embeddings.
+    """Gather the clips that are still kept, and their embeddings.
 
     Raises:
-        ValueError: where embeddings made elsewhere are longer in one video than in another.
+        ValueError: if the embeddings, made elsewhere, differ in length between videos.
     """
     videos, clips, rows = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
     for video, draft in enumerate(in_order(drafts)):
@@ -49,11 +49,11 @@ def read_kept_clips(drafts: Drafts) -> KeptClips:
 
 
 def drop_clips(drafts: Drafts, reasons: Mapping[int, Mapping[int, str]]) -> Drafts:
-    """The same videos, some clips with `keep: false`.
+    """The same videos, with `keep: false` for some clips.
 
     Args:
         drafts: all videos.
-        reasons: index of a video -> index of a clip -> why it goes; clips that were dropped before keep their reason.
+        reasons: index of a video -> index of a clip -> why it is dropped; a clip dropped before keeps its reason.
     """
 
     def mark(draft: Draft, index: int) -> Draft:

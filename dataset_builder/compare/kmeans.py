@@ -1,4 +1,4 @@
-"""K-means over unit vectors: which clips are about the same. Small, in numpy, the same for the same seed."""
+"""K-means over unit vectors, to group clips about the same thing. Small, in numpy; same seed, same result."""
 
 from collections.abc import Iterator
 
@@ -7,17 +7,17 @@ import numpy as np
 
 ROUNDS = 20
 TRIALS = 6
-SAMPLES_PER_CLUSTER = 256  # more rows than this do not move the centres
+SAMPLES_PER_CLUSTER = 256  # more rows hardly move the centres
 BLOCK = 65536  # rows compared at once
 
 
 def fit_centres(rows: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
-    """Centres of clusters by cosine (spherical K-means), begun by K-means++ and fitted on a sample of the rows.
+    """Centres of clusters by cosine (spherical K-means), initialised by K-means++ and fitted on a sample of the rows.
 
     Args:
         rows: unit length, shape `(N, D)`, N >= 1, any float type.
-        num_clusters: K; where there are fewer rows, as many.
-        seed: of the sample and of the first centres.
+        num_clusters: K; at most N centres are made.
+        seed: of the sample and of the initial centres.
 
     Returns:
         float32, unit length, shape `(K, D)`.
@@ -46,7 +46,7 @@ def assign(rows: np.ndarray, centres: np.ndarray) -> np.ndarray:
 
 
 def _spread(rows: np.ndarray, num_clusters: int, draw: np.random.Generator) -> list[int]:
-    """K-means++, greedy: of a few rows drawn in proportion to their squared distance, the one that helps most."""
+    """Greedy K-means++: of a few rows drawn in proportion to their squared distance, take the one that helps most."""
     chosen = [int(draw.integers(len(rows)))]
     distances = 2 - 2 * (rows @ rows[chosen[0]])
     while len(chosen) < num_clusters:

@@ -1,4 +1,4 @@
-"""Kernel temporal segmentation (KTS): where a sequence of embeddings changes.
+"""Kernel temporal segmentation (KTS): find where a sequence of embeddings changes.
 
 Potapov et al., "Category-specific video summarization", ECCV 2014, section 3: choose borders so that the embeddings
 within a segment scatter as little as possible, and as many segments as the penalty allows. The kernel is the cosine.
@@ -14,15 +14,15 @@ BLOCK = 256  # segment ends whose scatters are computed at once
 def kts(
     embeddings: np.ndarray, max_segments: int, penalty: float, min_frames: int = 1, max_frames: int | None = None
 ) -> list[int]:
-    """Indices of the frames that begin a new segment (the first segment's 0 left out).
+    """Indices of the frames that begin a new segment (without the 0 of the first segment).
 
-    Of all numbers of segments m it takes the one with the least `scatter(m) / N + penalty_term(m)`.
+    The number of segments m is the one with the least `scatter(m) / N + penalty_term(m)`.
 
     Args:
         embeddings: shape `(N, D)`, N >= 1.
-        max_segments: the most segments to consider (more where `max_frames` demands it).
+        max_segments: the most segments to consider (more if `max_frames` requires it).
         penalty: weight of the term that grows with m.
-        min_frames: the shortest segment; ignored by a video that is shorter.
+        min_frames: the shortest segment; a shorter video is one segment.
         max_frames: the longest segment; at least `2 * min_frames - 1`, so that every N can be filled.
     """
     num_frames = len(embeddings)
@@ -39,8 +39,8 @@ def scatters(embeddings: np.ndarray, longest: int) -> np.ndarray:
     """Sum of squared distances to the segment's mean, for each segment of up to `longest` frames.
 
     Returns:
-        float64, shape `(N + 1, L)`: entry `[end, k]` is the scatter of the `k + 1` frames before frame `end`,
-        infinite where there are not that many.
+        float64, shape `(N + 1, L)`: entry `[end, k]` is the scatter of the `k + 1` frames before frame `end`, infinite
+        if there are fewer.
     """
     unit = np.asarray(embeddings, dtype=np.float64)
     unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)  # (N, D)
@@ -65,16 +65,16 @@ def scatters(embeddings: np.ndarray, longest: int) -> np.ndarray:
 
 
 def best_scatters(scatter: np.ndarray, max_segments: int, shortest: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Least total scatter for every number of segments, by dynamic programming over the end of the last segment.
+    """Least total scatter for each number of segments, by dynamic programming over the end of the last segment.
 
     Args:
         scatter: output of `scatters`, shape `(N + 1, L)`.
         max_segments: S.
-        shortest: fewest frames of a segment.
+        shortest: fewest frames in a segment.
 
     Returns:
-        `costs` of shape `(S,)`, infinite where that many segments do not fit, and `lengths` of shape `(S, N + 1)`:
-        how long the last of m + 1 segments is when they end before frame n.
+        `costs` of shape `(S,)`, infinite if that many segments do not fit, and `lengths` of shape `(S, N + 1)`:
+        length of the last of m + 1 segments that end before frame n.
     """
     num_ends, longest = scatter.shape
     scatter = np.where(np.arange(1, longest + 1) < shortest, np.inf, scatter)
@@ -94,7 +94,7 @@ def best_scatters(scatter: np.ndarray, max_segments: int, shortest: int = 1) -> 
 
 
 def borders_of(lengths: np.ndarray, num_segments: int) -> list[int]:
-    """Walk the dynamic programme back from the last frame: where each segment but the first begins."""
+    """Trace the dynamic programme back from the last frame to where each segment but the first begins."""
     end, borders = lengths.shape[1] - 1, []
     for count in range(num_segments - 1, 0, -1):
         end -= int(lengths[count, end])

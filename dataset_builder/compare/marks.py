@@ -1,4 +1,4 @@
-"""What stages that see the whole corpus hand on: a view that marks each video as it is read."""
+"""What stages that see the whole corpus work on: views that mark each video as it is read."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ from dataset_builder.draft import Draft
 
 
 class Drafts(Protocol):
-    """All readable videos, read one by one and as often as wanted; no corpus has to fit into memory."""
+    """All readable videos, read one by one and as often as needed, so that a corpus need not fit into memory."""
 
     def __len__(self) -> int:
-        """How many videos there are."""
+        """Number of videos."""
         ...
 
     def __getitem__(self, index: int, /) -> Draft:
@@ -23,13 +23,13 @@ class CorpusStage(Protocol):
     """A step that sees all videos at once and marks clips of some."""
 
     def __call__(self, drafts: Drafts) -> Drafts:
-        """The same videos in the same order, with marks."""
+        """The same videos in the same order, with the stage's marks."""
         ...
 
 
 @dataclass(frozen=True)
 class Marked:
-    """Videos with a function of video and index applied to each when it is read."""
+    """Videos with a function of draft and index applied to each when it is read."""
 
     drafts: Drafts
     mark: Callable[[Draft, int], Draft]
@@ -42,5 +42,5 @@ class Marked:
 
 
 def in_order(drafts: Drafts) -> Iterator[Draft]:
-    """The videos, one after the other."""
+    """The videos, one by one."""
     return (drafts[index] for index in range(len(drafts)))

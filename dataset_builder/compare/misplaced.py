@@ -1,4 +1,4 @@
-"""Captions that belong to another clip, found in a video's similarity matrix by linear assignment, as MMC4 does."""
+"""Find captions that belong to another clip, by linear assignment in a video's similarity matrix, as MMC4 does."""
 
 from collections.abc import Sequence
 
@@ -9,12 +9,12 @@ Matrix = Sequence[Sequence[float | None]]
 
 
 def find_misplaced(matrix: Matrix, margin: float) -> dict[int, int]:
-    """Captions that the best one-to-one matching of clips and captions gives to another clip than their own.
+    """Captions that the best one-to-one matching of clips and captions assigns to another clip than their own.
 
     Args:
-        matrix: cosine similarities, square, clips x captions; None below an empty caption, which takes no part.
-        margin: a caption counts only if it fits its new clip by at least this much better than its own: among clips
-            that look alike the matching is decided by noise.
+        matrix: cosine similarities, square, clips x captions; a column of None is an empty caption, which is ignored.
+        margin: a caption counts only if it fits its new clip better than its own by at least this much: among clips
+            that look alike, noise decides the matching.
 
     Returns:
         Index of the caption -> index of the clip that it belongs to.
@@ -23,7 +23,7 @@ def find_misplaced(matrix: Matrix, margin: float) -> dict[int, int]:
     if len(written) < 2:
         return {}
     similarities = np.array([[row[index] for index in written] for row in matrix], dtype=np.float64)  # (C, W)
-    from scipy.optimize import linear_sum_assignment  # half a second that reading a recipe does not need
+    from scipy.optimize import linear_sum_assignment  # takes half a second to import; reading a recipe needs none
 
     clips, columns = linear_sum_assignment(similarities, maximize=True)
     return {

@@ -1,6 +1,6 @@
-"""Clips of different videos that show nearly the same: within a cluster of embeddings, all are compared.
+"""Find clips of different videos that show nearly the same, by comparing all pairs within a cluster of embeddings.
 
-Abbas et al., "SemDeDup", 2023: clusters keep the number of comparisons small.
+The clusters keep the number of comparisons small: Abbas et al., "SemDeDup", 2023.
 """
 
 import numpy as np
@@ -9,20 +9,20 @@ from dataset_builder.compare.kept_clips import KeptClips
 from dataset_builder.compare.kmeans import assign, fit_centres
 
 
-CLUSTER_SIZE = 512  # clips of a cluster, on average
+CLUSTER_SIZE = 512  # clips in a cluster, on average
 
 
 def find_same_clips(kept: KeptClips, order: np.ndarray, least_cosine: float, seed: int) -> dict[int, int]:
-    """Rows that nearly equal another row, of another video, that stays.
+    """Rows that nearly equal a row of another video, which stays.
 
     Args:
         kept: the clips.
-        order: rank of every video; of two clips that are the same the one whose video ranks first stays.
-        least_cosine: of the embeddings of clips that count as the same.
+        order: rank of every video; of two matching clips, the one whose video ranks first stays.
+        least_cosine: clips match if their embeddings have at least this cosine.
         seed: of the clusters.
 
     Returns:
-        row that goes -> row that stays.
+        row that is dropped -> row that stays.
     """
     if not len(kept.clips):
         return {}
@@ -34,7 +34,7 @@ def find_same_clips(kept: KeptClips, order: np.ndarray, least_cosine: float, see
         members = np.flatnonzero(clusters == cluster)
         members = members[np.lexsort((kept.clips[members], ranks[members]))]
         rows = kept.embeddings[members].astype(np.float32)
-        rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)  # float16 has rounded them
+        rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)  # undoes the rounding of float16
         gone = np.zeros(len(members), dtype=bool)
         for place in range(len(members)):
             if gone[place]:

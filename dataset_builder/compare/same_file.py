@@ -1,4 +1,4 @@
-"""Videos that are the same file under another name."""
+"""Find videos that are the same file under another name."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,15 +7,15 @@ from pathlib import Path
 from dataset_builder.inputs import SourceVideo
 
 
-# Of equal videos the test split keeps its copy, so that no test video is trained on.
+# Of equal videos, the test split keeps its copy, so that no test video is trained on.
 KEPT_FIRST = ("test", "validation", "train")
 
 
 def find_duplicates(sources: Sequence[SourceVideo]) -> dict[Path, str]:
-    """Videos whose file equals another's byte for byte, with the `split/video_id` of the one that stays.
+    """Videos whose file equals another one byte for byte, with the `split/video_id` of the one that stays.
 
-    Only files of equal size are read. The copy in the test split stays before that in validation and train, and
-    within a split the first by name.
+    Only files of equal size are read. The copy in the test split stays in preference to those in validation and train;
+    within a split, the first by name stays.
     """
     by_size: dict[int, list[SourceVideo]] = {}
     for source in sorted(sources, key=lambda source: (KEPT_FIRST.index(source.split), source.video_id)):

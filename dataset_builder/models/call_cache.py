@@ -1,7 +1,7 @@
-"""Answers of chat models on disk, so that no call is made, or paid, twice: not by a second build, nor after a kill -9.
+"""Keep answers of chat models on disk, so that no call is made or paid twice, by a second build or after a kill -9.
 
-An answer's file is named by the hash of all that it depends on (model, prompt, input, attempt) and holds the answer
-with its token counts, nothing of the question. It is written aside and renamed: what is there is whole.
+An answer's file is named by the hash of everything it depends on (model, prompt, input, attempt). It holds the answer
+with its token counts and nothing of the question. It is written aside and renamed, so a file that exists is whole.
 """
 
 import fcntl
@@ -20,7 +20,7 @@ class CallCache:
     """A folder of answers, shared by all workers and builds.
 
     Args:
-        folder: made where it is missing.
+        folder: created if missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -30,13 +30,13 @@ class CallCache:
         """The answer from the folder, or from `ask`, which is then kept.
 
         Args:
-            question: all that the answer depends on, as JSON-like values.
-            ask: makes the call; what it raises is not kept.
+            question: everything the answer depends on, as JSON-like values.
+            ask: makes the call; errors that it raises are not kept.
         """
         name = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
         path = self.folder / name[:2] / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with (path.parent / ".lock").open("w") as lock:  # of two workers with the same question one asks
+        with (path.parent / ".lock").open("w") as lock:  # of two workers with the same question, only one asks
             fcntl.flock(lock, fcntl.LOCK_EX)
             answer = read_saved(path)
             if answer is None:
@@ -46,7 +46,7 @@ class CallCache:
 
 
 def read_saved(path: Path) -> Answer | None:
-    """A kept answer; None where there is none, or a power cut tore the file."""
+    """A kept answer; None if there is none, or a power cut tore the file."""
     try:
         return Answer(**json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):

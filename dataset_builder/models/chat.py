@@ -1,4 +1,4 @@
-"""What the project asks of a chat model, whichever it is: one question, one answer, and how many tokens it took."""
+"""The interface of chat models: one question, one answer, and how many tokens it took."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -6,40 +6,40 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a model said."""
+    """A model's answer."""
 
     text: str
     input_tokens: int
-    """Tokens of the question, as the model counts them; 0 where it does not tell."""
+    """Tokens of the question, as the model counts them; 0 if it does not say."""
     output_tokens: int
     """Tokens of the answer."""
 
 
 class NoAnswer(Exception):
-    """The model has no answer to this one question; the message is a reason that stands in the corpus."""
+    """The model has no answer to this question; the message is a reason that is stored in the corpus."""
 
 
 class ModelUnavailable(ValueError):
-    """No question can be answered now; the build stops with this line and goes on when it is run again."""
+    """No question can be answered now; the build stops with this line and continues when it is run again."""
 
 
 class ChatModel(Protocol):
     """Answers one question at a time."""
 
     def provenance(self) -> dict[str, Any]:
-        """Tool, version, model and what else decides its answers; without clock, host, path or key."""
+        """Tool, version, model and anything else that decides its answers; without clock, host, path or key."""
         ...
 
     def __call__(self, system: str, user: str, attempt: int) -> Answer:
         """Answer a question.
 
         Args:
-            system: what the model is to do.
-            user: the material.
-            attempt: 0 at first; a later one must not simply repeat the answer.
+            system: instructions for the model.
+            user: the material to work on.
+            attempt: 0 at first; later attempts must not simply repeat the answer.
 
         Raises:
-            NoAnswer: where this question gets none.
-            ModelUnavailable: where no question does.
+            NoAnswer: if this question gets no answer.
+            ModelUnavailable: if no question gets an answer.
         """
         ...

@@ -1,4 +1,4 @@
-"""A chat model that runs here, through transformers."""
+"""A chat model that runs on this machine, through transformers."""
 
 import time
 from typing import Any
@@ -14,19 +14,19 @@ from dataset_builder.models.model_folders import find_model, first_line, weights
 
 RETRY_TEMPERATURE = 0.7
 TRIES = 2
-"""How often a question is asked whose answer takes too long: the machine may be less busy then."""
+"""How often a question is asked if its answer takes too long: the machine may be less busy the second time."""
 
 
 class TransformersChat:
-    """Greedy at first; a second attempt draws, with the attempt as its seed, so that it can be repeated.
+    """Greedy at first; later attempts sample with the attempt as the seed, so that they can be repeated.
 
     Args:
         checkpoint: folder or repository of a causal language model whose tokenizer has a chat template.
         max_new_tokens: the longest answer.
-        timeout_s: generation stops after this long; when that has happened twice, the question has no answer.
+        timeout_s: generation stops after this long; after two such stops, the question has no answer.
 
     Raises:
-        ValueError: where the checkpoint cannot be loaded, or is no chat model.
+        ValueError: if the checkpoint cannot be loaded, or is not a chat model.
     """
 
     def __init__(self, checkpoint: str, max_new_tokens: int, timeout_s: float) -> None:
@@ -37,14 +37,14 @@ class TransformersChat:
             self._model: Any = AutoModelForCausalLM.from_pretrained(
                 self.place.location, dtype=compute_dtype(self._device), **self.place.options
             )
-        except Exception as error:  # torn weights, unknown classes, ...: each library has its own kinds
+        except Exception as error:  # torn weights, unknown classes, ...: each library raises its own types
             raise ValueError(f"cannot load the chat model {checkpoint!r}: {first_line(error)}") from error
         if not self._tokenizer.chat_template:
-            raise ValueError(f"{checkpoint!r} has no chat template: it is no chat model")
+            raise ValueError(f"{checkpoint!r} has no chat template: it is not a chat model")
         torch.nn.Module.to(self._model, self._device).eval()
 
     def provenance(self) -> dict[str, Any]:
-        """Tool, version, which weights, and the longest answer."""
+        """Tool, version, weights, and the longest answer."""
         facts = {"tool": "transformers", "version": __version__, "checkpoint": self.place.name}
         return facts | weights(self.place, self._model) | {"max_new_tokens": self._max_new_tokens}
 
@@ -68,7 +68,7 @@ class TransformersChat:
         raise NoAnswer("timed out")
 
     def _inputs(self, system: str, user: str) -> Any:
-        """The question through the model's template; where that knows no system role, the user says it all."""
+        """The question in the model's template; if that has no system role, both parts go into the user's message."""
         apart = [{"role": "system", "content": system}, {"role": "user", "content": user}]
         options = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
         try:

@@ -1,4 +1,4 @@
-"""Embeddings of sampled frames: from a CLIP- or SigLIP-type tower, or made elsewhere."""
+"""Embeddings of sampled frames, from a CLIP- or SigLIP-type tower or from files made elsewhere."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -19,10 +19,10 @@ class TowerEmbedder:
 
     Args:
         tower: folder (or id of a repository) with a CLIPModel, SiglipModel, CLIPVisionModel, ... and its
-            preprocessor_config.json; `toy` is the one that is shipped.
+            preprocessor_config.json; `toy` is the shipped one.
 
     Raises:
-        ValueError: where the folder holds no such model, or no picture processor.
+        ValueError: if the folder holds no such model, or no picture processor.
     """
 
     def __init__(self, tower: str) -> None:
@@ -30,7 +30,7 @@ class TowerEmbedder:
         try:
             processor = AutoImageProcessor.from_pretrained(self.place.location, backend="pil", **self.place.options)
             model = AutoModel.from_pretrained(self.place.location, dtype=torch.float32, **self.place.options)
-        except Exception as error:  # torn weights, unknown classes, ...: each library has its own kinds
+        except Exception as error:  # torn weights, unknown classes, ...: each library raises its own types
             raise ValueError(f"cannot load the tower {tower!r}: {first_line(error)}") from error
         self.fit = fit_of(processor)
         self.device = worker_device()
@@ -42,7 +42,7 @@ class TowerEmbedder:
         self._offset = (-torch.tensor(mean) / torch.tensor(std)).float().reshape(3, 1, 1)
 
     def provenance(self) -> dict[str, Any]:
-        """Tool, version and which weights."""
+        """Tool, version and weights."""
         facts = {"tool": "transformers", "version": __version__, "tower": self.place.name}
         return facts | weights(self.place, self.model)
 
@@ -65,7 +65,7 @@ class TowerEmbedder:
         return pixels.float().mul_(self._gain).add_(self._offset)
 
     def _embed(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The shared-space embedding where the model has one, else the vision model's pooled output."""
+        """The shared-space embedding if the model has one, else the vision model's pooled output."""
         if hasattr(self.model, "get_image_features"):
             return self.model.get_image_features(pixel_values=pixels).pooler_output
         return self.model(pixel_values=pixels).pooler_output
@@ -73,7 +73,7 @@ class TowerEmbedder:
 
 @lru_cache(maxsize=2)
 def load_tower(tower: str) -> TowerEmbedder:
-    """The tower of that folder, loaded once per process for all stages that read with it."""
+    """Load a tower, once per process for all stages that use it."""
     return TowerEmbedder(tower)
 
 
@@ -81,7 +81,7 @@ def fit_of(processor: Any) -> FrameFit:
     """The frame size that a transformers picture processor produces.
 
     Raises:
-        ValueError: for a processor that neither resizes to a fixed size nor cuts to one.
+        ValueError: for a processor that neither resizes nor crops to a fixed size.
     """
     size, crop = _plain(processor.size), _plain(getattr(processor, "crop_size", None))
     if getattr(processor, "do_center_crop", False) and crop:
@@ -97,15 +97,15 @@ def load_embeddings(folder: str, video_id: str, num_frames: int) -> np.ndarray:
     """Embeddings made elsewhere, `FOLDER/VIDEO_ID.npy` of shape `(num_frames, D)`.
 
     Raises:
-        DamagedInput: where the file is missing, has another shape, or holds something else than finite numbers.
+        DamagedInput: if the file is missing, has another shape, or holds anything but finite numbers.
     """
     path = Path(folder, f"{video_id}.npy")
     if not path.is_file():
         raise DamagedInput(f"no embeddings {video_id}.npy in the folder that the recipe names")
     try:
-        embeddings = np.array(np.lib.format.open_memmap(path, mode="r"))  # a header may promise more than there is
+        embeddings = np.array(np.lib.format.open_memmap(path, mode="r"))  # refuses headers that promise too much
     except ValueError as error:
-        raise DamagedInput(f"embeddings {video_id}.npy are no plain array ({error})") from error
+        raise DamagedInput(f"embeddings {video_id}.npy are not a plain array ({error})") from error
     if embeddings.ndim != 2 or len(embeddings) != num_frames:
         raise DamagedInput(f"embeddings {video_id}.npy have shape {embeddings.shape}; expected ({num_frames}, D)")
     if embeddings.dtype.kind not in "fiu" or not np.isfinite(embeddings).all():

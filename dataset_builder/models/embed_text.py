@@ -1,4 +1,4 @@
-"""Embeddings of captions: the text half of the CLIP- or SigLIP-type tower whose picture half embeds frames."""
+"""Embeddings of captions, from the text half of the CLIP- or SigLIP-type tower whose picture half embeds frames."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,17 +12,17 @@ from dataset_builder.models.model_folders import first_line
 
 
 BATCH = 64
-FIXED_LENGTH_TYPES = ("siglip", "siglip2")  # trained on texts padded to the whole context, and without a mask
+FIXED_LENGTH_TYPES = ("siglip", "siglip2")  # trained on texts padded to the full context, without a mask
 
 
 class TextEmbedder:
-    """The text half of a tower that is loaded already, with its tokenizer.
+    """The text half of a tower that is already loaded, with its tokenizer.
 
     Args:
         tower: the picture half, with its model.
 
     Raises:
-        ValueError: where the tower has no text half, or no tokenizer beside its weights.
+        ValueError: if the tower has no text half, or no tokenizer next to its weights.
     """
 
     def __init__(self, tower: TowerEmbedder) -> None:
@@ -31,20 +31,20 @@ class TextEmbedder:
             raise ValueError(f"the tower {name!r} is a {type(self._model).__name__}, which reads no text")
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(tower.place.location, **tower.place.options)
-        except Exception as error:  # each library has its own kinds
+        except Exception as error:  # each library raises its own types
             raise ValueError(f"cannot load the tokenizer of the tower {name!r}: {first_line(error)}") from error
-        if len(self._tokenizer) <= len(self._tokenizer.all_special_ids):  # made by transformers out of no file at all
+        if len(self._tokenizer) <= len(self._tokenizer.all_special_ids):  # transformers made it without any file
             raise ValueError(f"the tower {name!r} has no tokenizer beside its weights")
         config = self._model.config.text_config
         self.max_tokens: int = config.max_position_embeddings
         self._fixed_length = self._model.config.model_type in FIXED_LENGTH_TYPES
-        # CLIP pools at the first end token. A tokenizer that begins with that very token (the toy tower's) would
-        # have every text pooled before its first word.
+        # CLIP pools at the first end token. With a tokenizer that begins each text with that token (the toy tower's),
+        # every text would be pooled before its first word.
         begin = self._tokenizer("a")["input_ids"][0]
         self._end_id = config.eos_token_id if begin == config.eos_token_id and not self._fixed_length else None
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit-length embeddings of texts; what is longer than the tower's context is cut off.
+        """Unit-length embeddings of texts, each cut off at the tower's context length.
 
         Returns:
             float32, shape `(len(texts), D)`.
@@ -58,7 +58,7 @@ class TextEmbedder:
         return np.concatenate(embedded)
 
     def _inputs(self, texts: Sequence[str]) -> BatchEncoding:
-        """Token ids, and a mask where the tower was trained with one."""
+        """Token ids, and a mask if the tower was trained with one."""
         options: dict[str, Any] = {"truncation": True, "max_length": self.max_tokens}
         if self._fixed_length:
             tokens = self._tokenizer(list(texts), padding="max_length", return_tensors="pt", **options)

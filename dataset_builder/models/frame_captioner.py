@@ -1,4 +1,4 @@
-"""Any transformers image-to-text or image-text-to-text checkpoint, asked the same about many pictures."""
+"""Ask any transformers image-to-text or image-text-to-text checkpoint the same question about many pictures."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -23,18 +23,18 @@ from dataset_builder.models.model_folders import find_model, first_line, weights
 
 
 SECOND_TRY = {"no_repeat_ngram_size": 3, "min_new_tokens": 4, "repetition_penalty": 1.2}
-"""What is asked of a model whose first answer was empty or ran in a circle: the same question would get the same."""
+"""Generation settings after an empty or repetitive answer: the same settings would give the same answer again."""
 
 
 class FrameCaptioner:
-    """Answers a question about pictures, greedily.
+    """A model that answers a question about pictures, greedily.
 
     Args:
         checkpoint: folder or repository of the model with its processor (or tokenizer and picture processor).
-        trust_remote_code: run Python code that lies beside the weights.
+        trust_remote_code: run Python code that comes with the weights.
 
     Raises:
-        ValueError: where the checkpoint cannot be loaded.
+        ValueError: if the checkpoint cannot be loaded.
     """
 
     def __init__(self, checkpoint: str, trust_remote_code: bool = False) -> None:
@@ -53,14 +53,14 @@ class FrameCaptioner:
             else:
                 self._processor = AutoProcessor.from_pretrained(where, **options)
                 self._tokenizer = self._processor.tokenizer
-        except Exception as error:  # torn weights, no processor, ...: each library has its own kinds
+        except Exception as error:  # torn weights, no processor, ...: each library raises its own types
             hint = "" if trust_remote_code or "trust_remote_code" not in str(error) else _TRUST
             raise ValueError(f"cannot load the captioner {checkpoint!r}: {first_line(error)}{hint}") from error
         torch.nn.Module.to(self._model, self._device).eval()
         self._tokenizer.padding_side = "left"  # pictures may take different numbers of tokens; answers follow them
 
     def provenance(self) -> dict[str, Any]:
-        """Tool, version and which weights."""
+        """Tool, version and weights."""
         facts = {"tool": "transformers", "version": __version__, "checkpoint": self.place.name}
         return facts | weights(self.place, self._model)
 
@@ -76,13 +76,13 @@ class FrameCaptioner:
 
         Args:
             frames: uint8, shape `(N, H, W, 3)`.
-            prompt: the question, through the model's chat template where it has one; Florence-2 takes its task names.
+            prompt: the question, through the model's chat template if it has one; Florence-2 takes its task names.
             max_new_tokens: the longest answer.
             timeout_s: generation stops after this long.
             generation: further arguments of `generate`.
 
         Returns:
-            The answers; None for all where the time was up.
+            The answers; None for all of them if the time was up.
         """
         tokens = self._generate(frames, prompt, max_new_tokens, timeout_s, generation or {})
         if tokens is None:
@@ -92,12 +92,13 @@ class FrameCaptioner:
     def regions(
         self, frames: np.ndarray, prompt: str, max_new_tokens: int, timeout_s: float | None = None
     ) -> list[list[str]]:
-        """Captions of regions, in the order in which the model names them, each once; none where the time was up.
+        """Captions of regions in the model's order, each once; none if the time was up.
 
         Args:
             frames: uint8, shape `(N, H, W, 3)`.
-            prompt: Florence-2's `<DENSE_REGION_CAPTION>` or `<OD>`; another model's question, answered line by line.
-            max_new_tokens: of one picture's whole answer.
+            prompt: Florence-2's `<DENSE_REGION_CAPTION>` or `<OD>`; for another model a question, which it should
+                answer with captions between semicolons.
+            max_new_tokens: the longest answer about one picture.
             timeout_s: generation stops after this long.
         """
         if self._type != "florence2":
@@ -111,7 +112,7 @@ class FrameCaptioner:
         frame_ids = {self._tokenizer.bos_token_id, self._tokenizer.eos_token_id, self._tokenizer.pad_token_id}
         labels = []
         for row in tokens.tolist():
-            said = [token for token in row if token not in frame_ids]  # with the boxes' tokens
+            said = [token for token in row if token not in frame_ids]  # keeps the tokens of the boxes
             parse = self._processor.post_process_generation
             found = parse(sequence=said, task=prompt, image_size=size)[prompt]["labels"] if said else []
             labels.append(_distinct(found))
@@ -125,7 +126,7 @@ class FrameCaptioner:
         timeout_s: float | None,
         generation: Mapping[str, Any],
     ) -> torch.Tensor | None:
-        """Tokens of the answers, without the question; None where the time was up."""
+        """Tokens of the answers, without the question; None if the time was up."""
         inputs = self._inputs([Image.fromarray(frame) for frame in frames], prompt)
         begin_s = time.monotonic()
         with torch.inference_mode():
@@ -140,7 +141,7 @@ class FrameCaptioner:
         return tokens
 
     def _inputs(self, pictures: list[Image.Image], prompt: str) -> dict[str, Any]:
-        """A batch for `generate` on the model's device; without a prompt the text is left to the model."""
+        """A batch for `generate` on the model's device; without a prompt, the model gets no text."""
         batch = self._processed(pictures, prompt)
         return {
             name: value.to(self._device, self._dtype if value.is_floating_point() else value.dtype)
@@ -164,7 +165,7 @@ class FrameCaptioner:
 
 @lru_cache(maxsize=2)
 def load_captioner(checkpoint: str, trust_remote_code: bool = False) -> FrameCaptioner:
-    """The captioner of that folder or repository, loaded once per process for all stages that ask it."""
+    """Load a captioner, once per process for all stages that use it."""
     return FrameCaptioner(checkpoint, trust_remote_code)
 
 

@@ -1,4 +1,4 @@
-"""Where the models that a recipe names lie, and which weights they hold."""
+"""Find the models that a recipe names, and identify their weights."""
 
 import hashlib
 import re
@@ -16,32 +16,32 @@ class ModelPlace:
     """Where a model that a recipe names is loaded from."""
 
     location: str
-    """Folder, or id of a repository on the Hub."""
+    """Folder, or id of a Hub repository."""
     revision: str | None = None
     """Commit, tag or branch of the repository; None: its default branch."""
 
     @property
     def name(self) -> str:
-        """What provenance calls it: the folder's last part, or the id with its revision."""
+        """Name for provenance: the folder's last part, or the id with its revision."""
         if Path(self.location).is_dir():
             return "toy" if Path(self.location) == TOWERS / "clip" else Path(self.location).name
         return self.location + (f"@{self.revision}" if self.revision else "")
 
     @property
     def options(self) -> dict[str, str]:
-        """What `from_pretrained` wants besides the location."""
+        """Arguments of `from_pretrained` besides the location."""
         return {"revision": self.revision} if self.revision else {}
 
     def fingerprint(self) -> str | None:
-        """Changes with the weights in a folder; None for a repository, whose files are not here yet."""
+        """A digest that changes with a folder's weights; None for a repository, whose files are not downloaded yet."""
         return folder_fingerprint(Path(self.location)) if Path(self.location).is_dir() else None
 
 
 def find_model(name: str) -> ModelPlace:
-    """Where a model lies: a folder, `owner/name` or `owner/name@revision` on the Hub, `toy` (the shipped one).
+    """Find a model: a folder, `owner/name` or `owner/name@revision` on the Hub, or `toy` (the shipped one).
 
     Raises:
-        ValueError: for what is neither.
+        ValueError: for any other name.
     """
     folder = TOWERS / "clip" if name == "toy" else Path(name)
     if (folder / "config.json").is_file():
@@ -49,13 +49,13 @@ def find_model(name: str) -> ModelPlace:
     repository = None if folder.is_dir() else REPOSITORY.fullmatch(name)
     if repository is None:
         raise ValueError(
-            f"no model {name!r}: {folder} has no config.json, and it is no id of a repository (owner/name)"
+            f"no model {name!r}: {folder} has no config.json, and it is not the id of a repository (owner/name)"
         )
     return ModelPlace(repository["id"], repository["revision"])
 
 
 def folder_fingerprint(folder: Path) -> str:
-    """Sixteen hex digits that change with the name or content of any file at a model folder's top level."""
+    """Sixteen hex digits that change with the name or content of any file at the top level of a model folder."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
         with path.open("rb") as file:
@@ -64,12 +64,12 @@ def folder_fingerprint(folder: Path) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What a library says is wrong, cut to one line."""
+    """The first line of a library's error message."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def weights(place: ModelPlace, model: Any) -> dict[str, str]:
-    """Which weights a loaded model has, for provenance: the folder's fingerprint, or the repository's commit."""
+    """The weights of a loaded model, for provenance: the folder's fingerprint, or the repository's commit."""
     found = place.fingerprint() or getattr(model.config, "_commit_hash", None)
     return {"weights": found} if found else {}

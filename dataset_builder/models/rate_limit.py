@@ -1,4 +1,4 @@
-"""At most so many requests a minute, by all worker processes of a machine together."""
+"""Limit the requests per minute of all worker processes of a machine together."""
 
 import fcntl
 import os
@@ -9,11 +9,11 @@ from dataset_builder.atomic import WriteError
 
 
 class RateLimit:
-    """Hands out moments, evenly spaced; a file that all workers lock holds the next free one.
+    """Evenly spaced moments for requests; a file that all workers lock holds the next free one.
 
     Args:
         file: shared by the workers.
-        per_minute: requests.
+        per_minute: most requests per minute.
     """
 
     def __init__(self, file: Path, per_minute: float) -> None:
@@ -21,10 +21,10 @@ class RateLimit:
         file.parent.mkdir(parents=True, exist_ok=True)
 
     def wait(self) -> None:
-        """Return when the next request may be made.
+        """Wait until the next request may be made.
 
         Raises:
-            WriteError: where the disk is full.
+            WriteError: if the disk is full.
         """
         now_s = time.time()
         try:

@@ -1,4 +1,4 @@
-"""Writes down what is said in a video, with a Whisper checkpoint of transformers."""
+"""Transcribe the speech of a video with a Whisper checkpoint of transformers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +14,8 @@ from dataset_builder.text.subtitles import Sentence
 from dataset_builder.video.sound import decode_sound
 
 
-WINDOW_S = 600.0  # sound in memory at a time; Whisper's own window of 30 s moves through it from pause to pause
-MAX_REPEATS = 3  # a sentence said more often in a row was made up: the model fills music and silence with loops
+WINDOW_S = 600.0  # sound in memory at a time; Whisper's own 30 s window moves through it from pause to pause
+MAX_REPEATS = 3  # a sentence repeated more often in a row is invented: the model fills music and silence with loops
 
 
 class WhisperListener:
@@ -23,10 +23,10 @@ class WhisperListener:
 
     Args:
         checkpoint: folder or repository of a Whisper model with its processor.
-        language: code of the language spoken; None: the model finds out.
+        language: code of the spoken language; None: the model detects it.
 
     Raises:
-        ValueError: where the checkpoint cannot be loaded.
+        ValueError: if the checkpoint cannot be loaded.
     """
 
     def __init__(self, checkpoint: str, language: str | None) -> None:
@@ -39,7 +39,7 @@ class WhisperListener:
             self._model: Any = WhisperForConditionalGeneration.from_pretrained(
                 place.location, dtype=self._dtype, **options
             )
-        except Exception as error:  # torn weights, another kind of model, ...: each library has its own kinds
+        except Exception as error:  # torn weights, another kind of model, ...: each library raises its own types
             raise ValueError(f"cannot load the Whisper model {checkpoint!r}: {first_line(error)}") from error
         torch.nn.Module.to(self._model, self._device).eval()
         self._provenance = {"tool": "whisper", "version": __version__, "checkpoint": place.name}
@@ -54,7 +54,7 @@ class WhisperListener:
         """Sentences in time order; none for a video without sound.
 
         Raises:
-            DamagedInput: where the sound cannot be decoded.
+            DamagedInput: if the sound cannot be decoded.
         """
         sentences: list[Sentence] = []
         for index, samples in enumerate(decode_sound(video, self._rate_hz, WINDOW_S)):
@@ -89,7 +89,7 @@ class WhisperListener:
 
 
 def without_loops(sentences: Sequence[Sentence]) -> list[Sentence]:
-    """Leave out what is repeated word for word more than `MAX_REPEATS` times in a row."""
+    """Leave out sentences that are repeated word for word more than `MAX_REPEATS` times in a row."""
     kept: list[Sentence] = []
     run: list[Sentence] = []
     for sentence in [*sentences, None]:

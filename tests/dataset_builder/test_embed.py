@@ -104,7 +104,7 @@ def test_embeddings_from_files(tmp_path):
         header = {"descr": "<f8", "fortran_order": False, "shape": (1, 10**12 // 4)}
         np.lib.format.write_array_header_1_0(file, header)
     for name in "cdef":
-        with pytest.raises(DamagedInput, match="no plain array"):
+        with pytest.raises(DamagedInput, match="not a plain array"):
             load_embeddings(str(tmp_path), name, 1)
     for values in ([["a"]], [[1j]], [[float("nan")]]):
         np.save(tmp_path / "g.npy", np.array(values))

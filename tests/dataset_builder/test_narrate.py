@@ -463,7 +463,7 @@ def test_what_is_no_chat_model_is_refused_in_one_line(tmp_path, tower_dir):
     words.chat_template = None
     (tmp_path / "chat_template.jinja").unlink(missing_ok=True)
     words.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="has no chat template: it is no chat model"):
+    with pytest.raises(ValueError, match="has no chat template: it is not a chat model"):
         TransformersChat(str(tmp_path), 5, 1.0)
 
 
