@@ -48,10 +48,10 @@ def build_corpus(
 
     Raises:
         ValueError: for a folder without videos (or, where that is allowed, with damaged ones alone), an unknown or
-            contradicting recipe, an output folder that holds something else, lies inside the input, or has the input
+            contradicting recipe, an output folder that holds something else, is inside the input, or has the input
             among its files.
-        WriteError: where the disk is full; run again to go on.
-        BuildStopped: where another build writes to the same folder, or a worker was killed.
+        WriteError: if the disk is full; run again to go on.
+        BuildStopped: if another build writes to the same folder, or a worker was killed.
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     input_dir, output_dir = Path(input_dir), Path(output_dir)

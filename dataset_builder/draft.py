@@ -26,7 +26,7 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampled:
-    """Results of one pass over a video's sampled frames; frame k is for `1 / rate_hz` seconds from `k / rate_hz` on."""
+    """Results of a pass over sampled frames; frame k represents the `1 / rate_hz` seconds from `k / rate_hz` on."""
 
     rate_hz: float
     embeddings: np.ndarray

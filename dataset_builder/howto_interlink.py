@@ -132,7 +132,7 @@ def howto_interlink_shards(
         report: folder for the counts of what is left out.
 
     Raises:
-        ValueError: where there are no shards.
+        ValueError: if there are no shards.
     """
     if not video_speed > 0:
         raise ValueError(f"video_speed is {video_speed}; it must be above 0 (released videos: 5)")
@@ -168,11 +168,11 @@ def parse_clips(text: Any, speed: float, duration_s: float, tally: Tally, name: 
         name: of the document, for the counts.
 
     Raises:
-        DamagedInput: where the text is no such list.
+        DamagedInput: if the text is no such list.
     """
     entries = parse_json(text) if isinstance(text, str) else text
     if not isinstance(entries, list):
-        raise DamagedInput("clips is no JSON list")
+        raise DamagedInput("clips is not a JSON list")
     clips = []
     for entry in entries:
         try:

@@ -72,7 +72,7 @@ class VideoPipeline:
         names: stages to run; None runs all of them.
 
     Raises:
-        ValueError: where a tool that the recipe names is missing or cannot be loaded.
+        ValueError: if a tool that the recipe names is missing or cannot be loaded.
     """
 
     def __init__(self, recipe: Recipe, names: Sequence[str] | None = None) -> None:

@@ -131,7 +131,7 @@ def load_recipe(name_or_file: str | Path, overrides: Mapping[str, Any] | None = 
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"recipe {path} is no YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ValueError(f"recipe {path} must hold keys and values, found {type(values).__name__}")
     _refuse_disorder(list(values), f"recipe {path.stem}")

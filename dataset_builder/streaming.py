@@ -85,7 +85,7 @@ def stream_corpus(
             over all ranks and workers together.
 
     Raises:
-        ValueError: where the corpus has no such split, column or rank, or misses a shard.
+        ValueError: if the corpus has no such split, column or rank, or misses a shard.
     """
     if num_replicas is None or rank is None:
         initialised = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -193,7 +193,7 @@ class CorpusStream(IterableDataset[InterleavedVideo]):
         """Go on from a state: with any number of workers, and between batches also with another number of ranks.
 
         Raises:
-            ValueError: where the state is that of another order: of another corpus, split, filter, seed, batch size
+            ValueError: if the state is that of another order: of another corpus, split, filter, seed, batch size
                 or number of lanes.
         """
         for name, expected in self._identity.items():
@@ -225,7 +225,7 @@ class CorpusStream(IterableDataset[InterleavedVideo]):
         Ranks and workers are counted from where the iteration begins: a `DataLoader` asks worker 0 first.
 
         Raises:
-            ValueError: where ranks x workers do not divide the lanes, or the point is that of another worker.
+            ValueError: if ranks x workers do not divide the lanes, or the point is that of another worker.
         """
         stride = self._num_replicas * num_workers
         if self._seed is not None and self._lanes % stride:

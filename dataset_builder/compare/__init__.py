@@ -1,1 +1,1 @@
-"""Input: embeddings, hashes and texts of clips. Output: borders, clusters, and which clips show or say the same."""
+"""In come embeddings, hashes and texts of clips; out go borders, clusters, and which clips show or say the same."""

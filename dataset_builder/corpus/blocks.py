@@ -1,4 +1,4 @@
-"""Read blocks of rows out of the shards of a corpus: only the columns asked for, only the rows that pass a filter."""
+"""Read blocks of rows from the shards of a corpus: only the requested columns, only the rows that pass a filter."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -17,10 +17,10 @@ from dataset_builder.errors import DamagedInput
 from dataset_builder.schema import FEATURES, InterleavedVideo, from_row
 
 
-ALWAYS = ("video_id", "duration_s")  # no record is without them
+ALWAYS = ("video_id", "duration_s")  # every record needs these
 Filters = Sequence[tuple[str, str, Any]]
-MOST_FOOTERS = 64  # of Parquet shards that are kept, so that a shard that is being read is not asked for it twice
-JSON_READ_BYTES = 1 << 16  # of a remote tar, where the videos between the JSONs are jumped over
+MOST_FOOTERS = 64  # footers of Parquet shards to keep, so that the footer of a shard in use is read once
+JSON_READ_BYTES = 1 << 16  # read at once from a remote tar if the videos between the JSONs are skipped
 
 
 class Block:
@@ -40,11 +40,11 @@ class Block:
 
 
 class BlockReader:
-    """Reads blocks of one corpus.
+    """Reader of the blocks of one corpus.
 
     Args:
         files: the corpus.
-        columns: the columns wanted, `video.path` for the path without the bytes; None reads all.
+        columns: the columns to read, `video.path` for the path without the bytes; None reads all.
 
     Raises:
         ValueError: for a column that no corpus has.
@@ -59,14 +59,14 @@ class BlockReader:
         self._footers: dict[str, pq.FileMetaData] = {}
 
     def reopened(self) -> "BlockReader":
-        """The same for another process: connections of the first one cannot be used there."""
+        """The same reader for another process, which cannot use the connections of this one."""
         return BlockReader(self._files.reopened(), self._wanted)
 
     def read(self, shard: Shard, block: int) -> Block:
         """Read one block.
 
         Raises:
-            ValueError: where the shard is damaged, or does not hold what the index says.
+            ValueError: if the shard is damaged, or does not match the index.
         """
         with self._naming(shard, block):
             rows = self._read_tar(shard, block) if shard.block_starts else self._read_parquet(shard, block)
@@ -79,7 +79,7 @@ class BlockReader:
 
     @contextmanager
     def _naming(self, shard: Shard, block: int) -> Iterator[None]:
-        """Tells which block is damaged."""
+        """Name the block in errors about damage."""
         try:
             with parquet_damage():
                 yield
@@ -87,7 +87,7 @@ class BlockReader:
             raise ValueError(f"{self._files.name}: block {block} of {shard.path} is damaged ({error})") from error
 
     def _read_parquet(self, shard: Shard, block: int) -> pa.Table:
-        # pyarrow asks for exactly the ranges it needs; a cache in between would read more.
+        # pyarrow requests exactly the ranges that it needs; a cache in between would read more.
         with self._files.open(shard.path, cache_type="none") as file:
             if shard.path not in self._footers:
                 if len(self._footers) == MOST_FOOTERS:
@@ -105,13 +105,13 @@ class BlockReader:
             return list(read_tar(file, end=end, with_video=False))
 
     def passing(self, shard: Shard, filters: Filters) -> list[list[int] | None]:
-        """Which rows of each block pass the filters; None where all do.
+        """Which rows of each block pass the filters; None if all do.
 
-        Only the columns that the filters name are read, and not even those where the footer's statistics say that no
-        row passes.
+        Only the columns that the filters name are read, and not even these if the footer's statistics rule out that
+        any row passes.
 
         Raises:
-            ValueError: for filters on columns that are no plain values, or on WebDataset shards; for damaged ones.
+            ValueError: for filters on columns without plain values or on WebDataset shards, and for damaged shards.
         """
         names = sorted({name for name, _, _ in filters})
         plain = [name for name in FEATURES if FEATURES.arrow_schema.field(name).type in (pa.string(), pa.float64())]

@@ -1,4 +1,4 @@
-"""Where a corpus lies: a folder of this machine, a dataset repository of the Hub, or any address that fsspec opens."""
+"""Open a corpus in a folder of this machine, a dataset repository on the Hub, or any address that fsspec opens."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,20 +25,20 @@ class CorpusFiles:
 
     @property
     def address(self) -> str:
-        """The corpus's address, as fsspec opens it."""
+        """The corpus's address in the form that fsspec opens."""
         return str(self.filesystem.unstrip_protocol(self.root))
 
     def reopened(self) -> "CorpusFiles":
-        """The same files over connections of this process (fsspec's asynchronous ones do not survive a fork)."""
+        """The same files over new connections of this process (fsspec's asynchronous ones do not survive a fork)."""
         filesystem = type(self.filesystem)(*self.filesystem.storage_args, **self.filesystem.storage_options)
         return replace(self, filesystem=filesystem)
 
     def open(self, path: str, **options: Any) -> BinaryIO:
-        """A seekable file for reading; `path` is relative to the corpus, with `/`."""
+        """Open a seekable file for reading; `path` is relative to the corpus, with `/`."""
         return self.filesystem.open(f"{self.root}/{path}", "rb", **options)
 
     def read(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
-        """Bytes of a file, in one request."""
+        """Read bytes of a file in one request."""
         return self.filesystem.cat_file(f"{self.root}/{path}", start, end)
 
     def exists(self, path: str) -> bool:
@@ -46,12 +46,12 @@ class CorpusFiles:
         return bool(self.filesystem.exists(f"{self.root}/{path}"))
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Name -> bytes of the files in a folder; empty where there is no such folder."""
+        """Name -> bytes of the files in a folder; empty if there is no such folder."""
         if not self.filesystem.isdir(f"{self.root}/{folder}"):
             return {}
         entries = self.filesystem.ls(f"{self.root}/{folder}", detail=True)
         files = [entry for entry in entries if entry["type"] == "file"]
-        unknown = {entry["name"] for entry in files if entry["size"] is None}  # not every server lists the sizes
+        unknown = {entry["name"] for entry in files if entry["size"] is None}  # not every server lists sizes
         return {
             entry["name"].rsplit("/", 1)[-1]: self.filesystem.size(entry["name"])
             if entry["name"] in unknown
@@ -68,7 +68,7 @@ def open_corpus(name: str | Path) -> CorpusFiles:
             or `owner/name`, a dataset repository.
 
     Raises:
-        ValueError: where there is neither such a folder nor such a repository, or it holds no shards.
+        ValueError: if there is no such folder or repository, or it holds no shards.
     """
     text = str(name)
     if Path(text).is_dir():
@@ -79,7 +79,7 @@ def open_corpus(name: str | Path) -> CorpusFiles:
     else:
         raise ValueError(f"no corpus {text}: neither a folder, nor an address, nor owner/name of the Hub")
     if not files.sizes("data"):
-        raise ValueError(f"{text} is no corpus: there is no folder data/ with shards in it")
+        raise ValueError(f"{text} is not a corpus: there is no folder data/ with shards in it")
     return files
 
 

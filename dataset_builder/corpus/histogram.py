@@ -1,4 +1,4 @@
-"""How values are spread: counts over even bins with round borders."""
+"""Histograms: counts over even bins with round borders."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ BAR_WIDTH = 40
 
 @dataclass(frozen=True)
 class Bin:
-    """How many values lie in a range."""
+    """Number of values in a range."""
 
     label: str
     count: int
@@ -20,8 +20,8 @@ class Bin:
 def histogram(values: Sequence[float], num_bins: int = NUM_BINS) -> list[Bin]:
     """Count values, none below 0, over at most `num_bins` bins.
 
-    The last bin is open and takes the largest hundredth where that lies far out, so that a few long videos do not
-    push all others into the first bin.
+    If the largest hundredth of the values is far out, the last bin is open and holds them, so that a few long videos
+    do not push all others into the first bin.
     """
     if not values:
         return []
@@ -55,7 +55,7 @@ def bars(bins: Sequence[Bin]) -> list[str]:
 
 
 def _round_step(step: float, *, whole: bool) -> float:
-    """The smallest of 1, 2, 5 times a power of ten that is not below a step (of whole values: 1 at least)."""
+    """The smallest of 1, 2, 5 times a power of ten that is not below a step (at least 1 for whole values)."""
     if step <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(step))
@@ -64,7 +64,7 @@ def _round_step(step: float, *, whole: bool) -> float:
 
 
 def _label(index: int, step: float, *, whole: bool) -> str:
-    """`2-4` for values from 2 to below 4; of whole values `2-3`, or `2` where the bin holds one."""
+    """`2-4` for values from 2 to below 4; for whole values `2-3`, or `2` if the bin holds only one value."""
     digits = max(0, -math.floor(math.log10(step)))
     start, end = index * step, (index + 1) * step - whole
     return f"{start:.{digits}f}" if whole and step == 1 else f"{start:.{digits}f}-{end:.{digits}f}"

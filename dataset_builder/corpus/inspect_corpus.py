@@ -1,4 +1,4 @@
-"""`cosmo inspect`: what a corpus holds, whether it is whole, and what it looks like."""
+"""`cosmo inspect`: count what a corpus holds and check that it is whole."""
 
 import hashlib
 from array import array
@@ -23,30 +23,30 @@ from dataset_builder.corpus.tar_shards import TAR_FEATURES
 from dataset_builder.schema import InterleavedVideo
 
 
-TEXT_COLUMNS = ["video.path", "source", "license", "clips"]  # all that is counted; no video is read
+TEXT_COLUMNS = ["video.path", "source", "license", "clips"]  # everything that is counted; no video is read
 COUNTED = ("seconds per clip", "clips per document", "words per caption")
-MOST_PROBLEMS = 20  # of each kind are listed
+MOST_PROBLEMS = 20  # listed of each kind
 READ_BYTES = 1 << 20
 
 
 @dataclass
 class SplitReport:
-    """What one split holds."""
+    """Counts of one split."""
 
     shards: list[Shard]
     statistics: SplitStatistics = field(default_factory=SplitStatistics)
     values: dict[str, "array[float]"] = field(default_factory=dict)
-    """What histograms are drawn of: one number per kept clip or per document."""
+    """Values for the histograms: one number per kept clip or per document."""
 
     @property
     def num_bytes(self) -> int:
-        """Length of the shards together."""
+        """Total length of the shards."""
         return sum(shard.num_bytes for shard in self.shards)
 
 
 @dataclass
 class Inspection:
-    """What was found out about a corpus."""
+    """Findings about a corpus."""
 
     name: str
     form: str
@@ -55,9 +55,9 @@ class Inspection:
     """Column and type, one line each."""
     splits: dict[str, SplitReport] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
-    """What is wrong, one line each."""
+    """Problems, one line each."""
     notes: list[str] = field(default_factory=list)
-    """What was checked and is right, or could not be checked."""
+    """Checks that passed or could not be made, one line each."""
 
     @property
     def statistics(self) -> SplitStatistics:
@@ -65,7 +65,7 @@ class Inspection:
         return total(report.statistics for report in self.splits.values())
 
     def values(self) -> dict[str, list[float]]:
-        """What histograms are drawn of, over all splits."""
+        """Values for the histograms, over all splits."""
         merged: dict[str, list[float]] = {}
         for report in self.splits.values():
             for name, values in report.values.items():
@@ -74,15 +74,15 @@ class Inspection:
 
 
 def inspect_corpus(corpus: str | Path, *, tokenizer: str | None = None, progress: bool = False) -> Inspection:
-    """Read a corpus once, without its videos, count what is in it and check that it is whole.
+    """Read a corpus once, without its videos, count its contents and check that it is whole.
 
     Args:
-        corpus: a folder, a dataset repository of the Hub, or an address.
-        tokenizer: counts tokens per document; `toy`, a folder, or an id. None counts words.
+        corpus: a folder, a dataset repository on the Hub, or an address.
+        tokenizer: counts tokens per document: `toy`, a folder, or an id. None counts words.
         progress: show a progress bar.
 
     Raises:
-        ValueError: where there is no corpus, or no tokenizer. What is wrong inside a corpus is a `problem`.
+        ValueError: if there is no such corpus or tokenizer. Faults inside a corpus become `problems` instead.
     """
     files = open_corpus(corpus)
     names = files.sizes("data")
@@ -154,7 +154,7 @@ def _note_values(
 
 
 def _faults(record: InterleavedVideo, seen: set[str], stored: frozenset[str], *, embedded: bool) -> Iterator[str]:
-    """What is wrong with a record, in words that follow "3 records ..."."""
+    """Yield the faults of a record, worded to follow "3 records ..."."""
     if record.video_id in seen:
         yield "share their video_id with another"
     times = [time_s for clip in record.clips for time_s in (clip.start_s, clip.end_s)]
@@ -169,7 +169,7 @@ def _faults(record: InterleavedVideo, seen: set[str], stored: frozenset[str], *,
 
 
 def _embeds(files: CorpusFiles, shards: Sequence[Shard]) -> bool:
-    """Whether Parquet shards hold the videos, by the first record: a build embeds all or none."""
+    """Whether Parquet shards hold the videos, judged by the first record: a build embeds all or none."""
     reader = BlockReader(files, ["video"])
     filled = ((shard, block) for shard in shards for block, rows in enumerate(shard.block_rows) if rows)
     return all(reader.read(*place).record(0).video_bytes is not None for place in islice(filled, 1))
@@ -196,7 +196,7 @@ def _check_sums(files: CorpusFiles, inspection: Inspection, shards: Mapping[str,
     wrong = 0
     for name, digest in sums.items():
         if not files.exists(name):
-            if name != "quarantine.jsonl":  # stays with whoever built the corpus
+            if name != "quarantine.jsonl":  # is not published with the corpus
                 wrong += 1
                 inspection.problems.append(f"{name} is in SHA256SUMS and is missing")
         elif _digest(files, name) != digest:
@@ -228,7 +228,7 @@ def describe(inspection: Inspection) -> str:
 
 
 def split_table(inspection: Inspection) -> list[list[str]]:
-    """Header and one row per split, in the columns of the card and more."""
+    """Header and one row per split, with the card's columns and more."""
     head = [
         "split",
         "shards",
@@ -267,7 +267,7 @@ def drop_table(inspection: Inspection) -> list[list[str]]:
 
 
 def _read_schema(files: CorpusFiles, shards: Sequence[Shard]) -> list[str]:
-    """Column: type, of the first shard; of a tar as the card states it."""
+    """Lines `column: type`, from the first shard; for tars, the columns that the card states."""
     if shards[0].block_starts:
         return [f"{name}: {_type_name(feature)}" for name, feature in TAR_FEATURES.items()]
     with files.open(shards[0].path) as file:

@@ -1,4 +1,4 @@
-"""The page of `cosmo inspect`: one HTML file with clip strips, speech, captions and scores, that asks for nothing."""
+"""The page of `cosmo inspect`: one self-contained HTML file with clip strips, speech, captions and scores."""
 
 import base64
 import io
@@ -23,12 +23,12 @@ from dataset_builder.schema import Clip, InterleavedVideo
 from dataset_builder.video.decode import frames_at, middle_times, video_of
 
 
-FRAMES = 4  # of a clip
+FRAMES = 4  # shown of a clip
 FRAME_WIDTH_PX = 208
 FRAME_QUALITY = 62  # of WebP, 0 to 100: a few kB a frame
-MOST_CLIPS = 16  # of a record that are shown, and of a matrix
-MOST_LETTERS = 700  # of one text
-MOST_TEXTS = 12  # of the captions of frames and regions of one clip
+MOST_CLIPS = 16  # shown of a record, and of its matrix
+MOST_LETTERS = 700  # shown of one text
+MOST_TEXTS = 12  # captions of frames or regions shown of one clip
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ClipView:
     clip: Clip
     number: int
     frames: list[str]
-    """Data addresses of pictures, in time order."""
+    """Data URLs of pictures, in time order."""
     ratio: float
     """Width over height of the pictures."""
     width_percent: float
@@ -56,13 +56,13 @@ class RecordView:
     num_hidden: int
     """Clips beyond those shown."""
     fault: str
-    """Why there are no pictures; empty where there are."""
+    """Why there are no pictures; empty if there are."""
     matrix: list[list[float | None]]
-    """Clips x captions; None where there was no caption."""
+    """Clips x captions; None if there was no caption."""
 
 
 def default_page(corpus: str | Path) -> Path:
-    """Where the page goes unless told: beside the corpus folder, so that nothing is added to what is published."""
+    """Default path of the page: next to the corpus folder, so that it is not published with the corpus."""
     folder = Path(corpus)
     if folder.is_dir():
         folder = folder.resolve()
@@ -74,14 +74,14 @@ def write_page(inspection: Inspection, corpus: str | Path, path: Path, num_recor
     """Write the page.
 
     Args:
-        inspection: of the same corpus.
+        inspection: the inspection of the same corpus.
         corpus: as given to `inspect_corpus`.
         path: the HTML file.
-        num_records: how many records to show; drawn by seed, evenly over the splits.
+        num_records: how many records to show, drawn by the seed, evenly over the splits.
         seed: of the draw.
 
     Raises:
-        WriteError: where the file cannot be written.
+        WriteError: if the file cannot be written.
     """
     files = open_corpus(corpus)
     records = [
@@ -126,7 +126,7 @@ def _draw(inspection: Inspection, num_records: int, seed: int) -> dict[str, list
 def _read(
     files: CorpusFiles, inspection: Inspection, split: str, numbers: Sequence[int]
 ) -> list[tuple[int, InterleavedVideo]]:
-    """The rows of the given numbers, with their videos; only the blocks that hold them are read."""
+    """The rows with the given numbers, with their videos; only the blocks that hold them are read."""
     reader, found, start = BlockReader(files, None), [], 0
     for shard in inspection.splits[split].shards:
         for block, num_rows in enumerate(shard.block_rows):
@@ -164,7 +164,7 @@ def _video(files: CorpusFiles, record: InterleavedVideo) -> Path | bytes | OpenF
 
 
 def _picture(pixels: np.ndarray) -> str:
-    """A frame `(H, W, 3)` as a small picture in a data address."""
+    """A frame `(H, W, 3)` as a small picture in a data URL."""
     picture = Image.fromarray(pixels)
     height = max(1, round(picture.height * FRAME_WIDTH_PX / picture.width))
     if picture.width > FRAME_WIDTH_PX:
@@ -175,7 +175,7 @@ def _picture(pixels: np.ndarray) -> str:
 
 
 def _clock(seconds: float) -> str:
-    """1:02:03.5, 2:03.5."""
+    """A time such as 1:02:03.5 or 2:03.5."""
     tenths = round(seconds * 10)
     hours, rest = divmod(tenths, 36_000)
     minutes, rest = divmod(rest, 600)
@@ -184,6 +184,6 @@ def _clock(seconds: float) -> str:
 
 
 def _short(text: Any) -> str:
-    """A text, cut where it is very long."""
+    """A text, shortened if it is very long."""
     text = str(text)
     return text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS - 1] + "…"

@@ -10,24 +10,24 @@ from dataset_builder.inputs import SourceVideo
 
 
 FOLDERS = ("data", "videos")
-WRITTEN = ("README.md", "quarantine.jsonl", "shards.json", "SHA256SUMS")  # beside the shards and the videos
+WRITTEN = ("README.md", "quarantine.jsonl", "shards.json", "SHA256SUMS")  # next to the shards and the videos
 
 
 def refuse_others_folder(output_dir: Path, input_dir: Path) -> None:
-    """Let no build write where its files would take the place of somebody else's.
+    """Refuse to build where files that are not a build's own would be replaced.
 
     Raises:
-        ValueError: where the output lies inside the input, the input in a folder of the corpus, or the output holds
-            what a build writes without the folder `.build` that it would have left.
+        ValueError: if the output is inside the input, the input is inside a folder of the corpus, or the output holds
+            files that a build writes but no folder `.build`, which a build would have left.
     """
     output, source = output_dir.resolve(), input_dir.resolve()
     if output.is_relative_to(source):
         raise ValueError(
-            f"the output {output_dir} lies inside the input {input_dir}: a second run would read its own result"
+            f"the output {output_dir} is inside the input {input_dir}: a second run would read its own result"
         )
     if any(source.is_relative_to(output / name) for name in FOLDERS):
         raise ValueError(
-            f"the input {input_dir} lies among the files of the output {output_dir}, which a build replaces"
+            f"the input {input_dir} is among the files of the output {output_dir}, which a build replaces"
         )
     others = [name for name in (*FOLDERS, *WRITTEN) if (output / name).exists()]
     if others and not (output / ".build").is_dir():
@@ -35,7 +35,7 @@ def refuse_others_folder(output_dir: Path, input_dir: Path) -> None:
 
 
 def store_videos(output_dir: Path, sources: Sequence[SourceVideo]) -> None:
-    """Bring videos into the corpus folder, as links to the same file where the disk allows, and remove others."""
+    """Bring videos into the corpus folder, as hard links if the disk allows, and remove others."""
     wanted = {output_dir / source.stored_path: source.path for source in sources}
     for stored, path in wanted.items():
         store_video(stored, path)
@@ -45,7 +45,7 @@ def store_videos(output_dir: Path, sources: Sequence[SourceVideo]) -> None:
 
 
 def store_video(stored: Path, path: Path) -> None:
-    """Bring a video to its place, as a link to the same file where the disk allows; one that is there stays."""
+    """Bring a video into the corpus folder, as a hard link if the disk allows; keep one that is already there."""
     if stored.exists() and (stored.samefile(path) or _same_status(stored, path)):
         return
     with replacing(stored) as temporary:
@@ -67,7 +67,7 @@ def remove_leftovers(output_dir: Path) -> None:
 
 
 def write_checksums(output_dir: Path) -> None:
-    """SHA256SUMS, which `sha256sum -c` reads."""
+    """Write SHA256SUMS, which `sha256sum -c` reads."""
     lines = []
     others = [output_dir / name for name in WRITTEN if name != "SHA256SUMS"]
     for path in [*sorted((output_dir / "data").iterdir()), *others]:

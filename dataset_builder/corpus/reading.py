@@ -17,15 +17,15 @@ _SHARD = re.compile(r"(?P<split>\w+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.(?P<s
 
 
 def read_corpus(folder: Path | str, split: str, *, include_dropped: bool = False) -> Iterator[InterleavedVideo]:
-    """Records of one split in the order of the shards; a row group (or of WebDataset one record) is in memory.
+    """Yield the records of one split in the order of the shards, with one row group (WebDataset: record) in memory.
 
     Args:
-        folder: what `cosmo build` wrote.
+        folder: a corpus that `cosmo build` wrote.
         split: "train", "validation" or "test".
-        include_dropped: also hand out the clips (and records) that a filter rejected.
+        include_dropped: also yield the clips (and records) that a filter rejected.
 
     Raises:
-        ValueError: where the folder holds no such split or misses one of its shards, or one is damaged.
+        ValueError: if the folder has no such split, or a shard is missing or damaged.
     """
     for shard in list_shards(folder, split):
         for record in _named(shard, _read_shard(shard)):
@@ -36,7 +36,7 @@ def read_corpus(folder: Path | str, split: str, *, include_dropped: bool = False
 
 
 def _named(path: Path, records: Iterator[InterleavedVideo]) -> Iterator[InterleavedVideo]:
-    """The same records; where the shard is damaged, the error names it."""
+    """Yield the same records; if the shard is damaged, the error names it."""
     try:
         with parquet_damage():
             yield from records
@@ -56,7 +56,7 @@ def _read_shard(path: Path) -> Iterator[InterleavedVideo]:
 
 
 def list_splits(folder: Path | str) -> list[str]:
-    """Names of the splits that a corpus folder holds, in the order train, validation, test."""
+    """Names of a corpus folder's splits, in the order train, validation, test."""
     return splits_among(path.name for path in Path(folder, "data").glob("*"))
 
 
@@ -64,14 +64,14 @@ def list_shards(folder: Path | str, split: str) -> list[Path]:
     """The shards of a split, in order.
 
     Raises:
-        ValueError: where there is none, or one is missing.
+        ValueError: if there are none, or one is missing.
     """
     data = Path(folder, "data")
     return [data / name for name in shards_among([path.name for path in data.glob("*")], split, str(folder))]
 
 
 def splits_among(names: Iterable[str]) -> list[str]:
-    """The splits whose shards are among file names, in the order train, validation, test."""
+    """The splits with shards among these file names, in the order train, validation, test."""
     found = {match["split"] for name in names if (match := _SHARD.match(name))}
     return [split for split in SPLITS if split in found]
 
@@ -80,12 +80,12 @@ def shards_among(names: Sequence[str], split: str, folder: str) -> list[str]:
     """The names of a split's shards, in order.
 
     Args:
-        names: files of the folder `data`.
-        split: which one.
+        names: file names in the folder `data`.
+        split: name of the split.
         folder: the corpus, for messages.
 
     Raises:
-        ValueError: where there is none, or the shards are not exactly those that their names promise.
+        ValueError: if there are none, or the shards are not exactly those that their names promise.
     """
     shards = sorted(name for name in names if (match := _SHARD.match(name)) and match["split"] == split)
     if not shards:

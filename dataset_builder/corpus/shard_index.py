@@ -1,8 +1,8 @@
-"""Which blocks of rows the shards of a corpus consist of: what a reader needs to know before it reads in any order.
+"""The index of a corpus: the blocks of rows in its shards, which a reader must know to read them in any order.
 
-A block is what is read at once: a row group of a Parquet shard, or a stretch of whole records in a tar. `shards.json`
-lists them, so that a stream over thousands of remote shards starts with one request; without it (older corpora, other
-tools' shards) the same list is read off the shards' footers and headers.
+A block is read at once: a row group of a Parquet shard, or a run of whole records in a tar. `shards.json` lists the
+blocks, so that a stream over thousands of remote shards starts with one request; without it (older corpora, shards of
+other tools) the same list is read from the shards' footers and headers.
 """
 
 import json
@@ -21,7 +21,7 @@ from dataset_builder.errors import DamagedInput
 
 
 INDEX_NAME = "shards.json"
-TAR_BLOCK_BYTES = 4_000_000  # of records in a tar that are read at once; a larger record is a block of its own
+TAR_BLOCK_BYTES = 4_000_000  # most bytes in a block of a tar, unless a single record is larger
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +31,11 @@ class Shard:
     path: str
     """Relative to the corpus, with `/`."""
     num_bytes: int
-    """Its length."""
+    """Length of the file."""
     block_rows: tuple[int, ...]
     """Records in each block, in order."""
     block_starts: tuple[int, ...] = ()
-    """Tars: first byte of each block, and the byte after the last block. Parquet knows its own."""
+    """Tars: first byte of each block, and the byte after the last block. Empty for Parquet, whose footer has them."""
 
     @property
     def num_rows(self) -> int:
@@ -55,10 +55,10 @@ def write_index(folder: Path) -> None:
 
 
 def read_index(files: CorpusFiles, split: str) -> list[Shard]:
-    """The shards of a split, from `shards.json` where it fits the files, else from the shards themselves.
+    """The shards of a split, from `shards.json` if it matches the files, else from the shards themselves.
 
     Raises:
-        ValueError: where there is no such split, or a shard is missing or damaged.
+        ValueError: if there is no such split, or a shard is missing or damaged.
     """
     sizes = files.sizes("data")
     expected = [f"data/{name}" for name in shards_among([*sizes], split, files.name)]
@@ -70,10 +70,10 @@ def read_index(files: CorpusFiles, split: str) -> list[Shard]:
 
 
 def scan_shards(files: CorpusFiles, split: str) -> list[Shard]:
-    """The shards of a split, read off their footers (Parquet) or the headers of their members (tar).
+    """The shards of a split, read from their footers (Parquet) or the headers of their members (tar).
 
     Raises:
-        ValueError: where there is no such split, or a shard is missing or damaged.
+        ValueError: if there is no such split, or a shard is missing or damaged.
     """
     sizes = files.sizes("data")
     return [_scan(files, f"data/{name}", sizes[name]) for name in shards_among([*sizes], split, files.name)]
@@ -103,7 +103,7 @@ def _tar_blocks(path: str, num_bytes: int, records: Sequence[tuple[int, int]]) -
 
 
 def _listed(index: bytes, split: str) -> list[Shard]:
-    """What the file lists; nothing where it is no such file."""
+    """The shards that the file lists; none if it is not a valid index."""
     try:
         return [
             Shard(**shard | {"block_rows": tuple(shard["block_rows"]), "block_starts": tuple(shard["block_starts"])})

@@ -1,4 +1,4 @@
-"""Which records lie in which shard, and Parquet shards that stream: small row groups, same input same bytes."""
+"""Plan which shard holds which records, and write shards that stream: small row groups; same input, same bytes."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,30 +14,30 @@ from dataset_builder.draft import positive
 from dataset_builder.schema import FEATURES, InterleavedVideo, to_row
 
 
-ROW_BYTES = 4096  # about what a record weighs without its video
-GROUP_ROWS = 256  # records of a row group at most: where no videos are embedded, megabytes would hold thousands
-WITH_STATISTICS = ["video_id", "duration_s", "source", "license"]  # what readers filter by; never the videos' bytes
+ROW_BYTES = 4096  # approximate size of a record without its video
+GROUP_ROWS = 256  # most records in a row group: without embedded videos, thousands would fit into its megabytes
+WITH_STATISTICS = ["video_id", "duration_s", "source", "license"]  # readers filter by these; never the videos' bytes
 SUFFIXES = {"parquet": ".parquet", "webdataset": ".tar"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardSettings:
-    """How the corpus lies on disk."""
+    """How the corpus is stored on disk."""
 
     format: str = "parquet"
     """`parquet`, or `webdataset`: tar files with `KEY.json` and `KEY.mp4` for every record."""
     embed_videos: bool
-    """True: the shards hold the videos' bytes. False: the files are linked or copied into `videos/` beside them."""
+    """True: the shards hold the videos' bytes. False: the files are linked or copied into `videos/` next to them."""
     max_shard_mb: float = 256.0
-    """A shard is closed before it grows past this (a single larger record makes a larger shard)."""
+    """A shard is closed before it grows past this size (a single larger record makes a larger shard)."""
     row_group_mb: float = 16.0
-    """parquet: what a reader must hold at a time."""
+    """parquet: how much a reader must hold in memory at a time."""
     multiple_of: int = 1
-    """The shards of a split are a multiple of this (processes of a training run), as long as the records suffice."""
+    """The number of a split's shards is a multiple of this (processes of a training run), if the records suffice."""
     shuffle: bool = False
     """True: records in an order drawn from the recipe's seed. False: sorted by `video_id`."""
     tokenizer: str | None = None
-    """Folder or id of a tokenizer, by which the card counts tokens per document; null: the card counts words."""
+    """Folder or id of a tokenizer with which the card counts tokens per document; null: the card counts words."""
 
     def __post_init__(self) -> None:
         if self.format not in ("parquet", "webdataset"):
@@ -53,14 +53,14 @@ def shard_name(split: str, index: int, count: int, settings: ShardSettings) -> s
 
 
 def plan_shards(num_bytes: Sequence[int], max_shard_mb: float, multiple_of: int = 1) -> list[range]:
-    """Which records go into which shard, in order: a shard is closed before it grows past the limit.
+    """Assign records to shards, in order: a shard is closed before it grows past the limit.
 
     Args:
         num_bytes: size of every record.
         max_shard_mb: limit in MB (1e6 bytes); a larger record makes a shard of its own.
-        multiple_of: the number of shards is a multiple of this, and their sizes are even, so that each of as many
-            processes gets as many shards. A split with fewer records gets one record a shard; one whose records do
-            not suffice for the next multiple takes the one below, with larger shards.
+        multiple_of: the number of shards is a multiple of this, and their sizes are even, so that as many processes
+            get equally many shards. A split with fewer records than this gets one shard per record; one with too few
+            records for the next multiple uses the multiple below, with larger shards.
     """
     plan = _fill(num_bytes, max_shard_mb * 1e6)
     if len(plan) % multiple_of == 0 or not num_bytes:
@@ -69,7 +69,7 @@ def plan_shards(num_bytes: Sequence[int], max_shard_mb: float, multiple_of: int 
     if count > len(num_bytes):
         count = len(num_bytes) // multiple_of * multiple_of or len(num_bytes)
     low, high = max(num_bytes), sum(num_bytes)
-    while low < high:  # the smallest limit that needs no more shards than wanted
+    while low < high:  # find the smallest limit that needs no more shards than wanted
         middle = (low + high) // 2
         low, high = (low, middle) if len(_fill(num_bytes, middle)) <= count else (middle + 1, high)
     plan = _fill(num_bytes, low)
@@ -96,7 +96,7 @@ def write_shard(
     settings: ShardSettings,
     files: Mapping[str, Path] | None = None,
 ) -> None:
-    """Write one shard; of Parquet a row group at a time is in memory, of WebDataset not even one video.
+    """Write one shard, with one row group in memory for Parquet, and less than one video for WebDataset.
 
     Args:
         path: the shard.
@@ -105,7 +105,7 @@ def write_shard(
         files: `video_id` -> the file to embed, for records that do not hold their bytes.
 
     Raises:
-        WriteError: where the disk does not take it; nothing is left then.
+        WriteError: if the shard cannot be written; no part of it is left.
     """
     if settings.format == "webdataset":
         write_tar(path, records, files or {})

@@ -1,4 +1,4 @@
-"""What a corpus holds, counted record by record: for the card of a build and for `cosmo inspect`."""
+"""Count what a corpus holds, record by record, for the card of a build and for `cosmo inspect`."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -14,21 +14,21 @@ TokenCounter = Callable[[str], int]
 
 @dataclass
 class SplitStatistics:
-    """Counts over the records of one split, added one by one."""
+    """Counts over the records of one split, added up one by one."""
 
     num_videos: int = 0
     num_documents: int = 0
-    """Videos with a clip that is kept."""
+    """Videos with at least one kept clip."""
     num_clips: int = 0
     num_kept: int = 0
     num_caption_words: int = 0
     """Words in the captions of kept clips."""
     num_tokens: int | None = None
-    """Tokens in them; None where there is no tokenizer."""
+    """Tokens in these captions; None without a tokenizer."""
     num_spoken: int = 0
-    """Kept clips in which something is said."""
+    """Kept clips with speech."""
     num_scored: int = 0
-    """Kept clips whose caption a model has compared with the pictures."""
+    """Kept clips whose caption a model compared with the pictures."""
     duration_s: float = 0.0
     kept_s: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
@@ -36,7 +36,7 @@ class SplitStatistics:
     licenses: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Videos of each source and licence."""
     narration: Counter[str] = field(default_factory=Counter)
-    """Requests and tokens that a chat model took for the captions."""
+    """Requests and tokens that a chat model used for the captions."""
 
     def add(self, record: InterleavedVideo, count_tokens: TokenCounter | None = None) -> None:
         """Count one more record."""
@@ -58,7 +58,7 @@ class SplitStatistics:
 
 
 def count_reasons(clips: Iterable[Clip]) -> Counter[str]:
-    """How many clips each reason dropped; what follows a colon is detail and is not counted apart."""
+    """How many clips were dropped for each reason; details after a colon are not counted separately."""
     return Counter(clip.drop_reason.split(":")[0] for clip in clips if not clip.keep)
 
 
@@ -74,13 +74,13 @@ def total(splits: Iterable[SplitStatistics]) -> SplitStatistics:
 
 
 def token_counter(tokenizer: str) -> TokenCounter:
-    """Counts the tokens of a text, without those that a tokenizer puts around it.
+    """A function that counts the tokens of a text, without those that a tokenizer adds around it.
 
     Args:
-        tokenizer: folder or id of a tokenizer of transformers; `toy` is the one shipped with the toy language model.
+        tokenizer: folder or id of a transformers tokenizer; `toy` is the one of the shipped toy language model.
 
     Raises:
-        ValueError: where it cannot be loaded.
+        ValueError: if it cannot be loaded.
     """
     from transformers import AutoTokenizer
 

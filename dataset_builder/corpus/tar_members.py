@@ -1,4 +1,4 @@
-"""Plain tars that anybody may have made: their members in place, one after the other; nothing is ever unpacked."""
+"""Read the members of untrusted plain tars in place, one by one; nothing is ever unpacked."""
 
 import io
 import tarfile
@@ -8,48 +8,48 @@ from typing import Any
 from dataset_builder.errors import DamagedInput
 
 
-MAX_HEADER_BYTES = 1_000_000  # long names and pax headers are read whole by `tarfile`
+MAX_HEADER_BYTES = 1_000_000  # `tarfile` reads long names and pax headers whole
 
 
 def tar_members(file: Any, end: int | None = None) -> Iterator[tarfile.TarInfo]:
-    """Headers from where the file stands; folders, links and devices among them.
+    """Yield headers from the file's current position on, including folders, links and devices.
 
     Args:
         file: seekable, at the first byte of a header; `read_member` may move it between two members.
-        end: the byte after the last member that is wanted; None reads up to the tar's end.
+        end: the byte after the last wanted member; None reads to the end of the tar.
 
     Raises:
-        DamagedInput: where the tar is damaged, cut off or compressed; after the members before that place.
+        DamagedInput: if the tar is damaged, cut off or compressed; after the members before that place.
     """
     headers = _Headers(file, end)
     try:
         with tarfile.open(fileobj=headers, mode="r:") as tar:  # type: ignore[call-overload]  # uncompressed only
             before = -1
             while member := tar.next():
-                tar.members.clear()  # it would remember every header
+                tar.members.clear()  # else it would keep every header
                 if member.offset <= before or member.size < 0:
                     raise tarfile.ReadError("headers that point backwards")
                 before = member.offset
                 yield member
             headers.seek(tar.offset)
-            if headers.read(tarfile.BLOCKSIZE).strip(b"\0"):  # `tarfile` takes a damaged header for the end
+            if headers.read(tarfile.BLOCKSIZE).strip(b"\0"):  # `tarfile` mistakes a damaged header for the end
                 raise tarfile.ReadError("a damaged header")
-    except (tarfile.TarError, EOFError, ValueError) as error:  # not OSError: a lost connection is no damage
-        raise DamagedInput(f"no plain tar, or damaged or cut off: {error}") from error
+    except (tarfile.TarError, EOFError, ValueError) as error:  # not OSError: a lost connection is not damage
+        raise DamagedInput(f"not a plain tar, or damaged or cut off: {error}") from error
 
 
 def is_plain_file(member: tarfile.TarInfo) -> bool:
-    """Whether a member is a file whose content stands in the tar as it is: no link, no device, not sparse."""
+    """Whether a member is a file whose content is stored unchanged in the tar: no link, no device, not sparse."""
     return member.isreg() and not member.issparse()
 
 
 def read_member(file: Any, member: tarfile.TarInfo) -> bytes:
-    """Content of a plain file.
+    """Read the content of a plain file.
 
     Raises:
-        DamagedInput: where the tar ends inside it.
+        DamagedInput: if the tar ends inside it.
     """
-    if member.offset_data + member.size > file.seek(0, io.SEEK_END):  # before memory is taken for what is not there
+    if member.offset_data + member.size > file.seek(0, io.SEEK_END):  # before memory is allocated for missing bytes
         raise DamagedInput(f"cut off inside {member.name}, which has {member.size} bytes")
     file.seek(member.offset_data)
     content: bytes = file.read(member.size)
@@ -57,17 +57,17 @@ def read_member(file: Any, member: tarfile.TarInfo) -> bytes:
 
 
 class _Headers:
-    """A file that refuses to read more at once than any header needs, and ends where it is told to."""
+    """A file that refuses to read more at once than any header needs, and ends at the byte `end`."""
 
     def __init__(self, file: Any, end: int | None) -> None:
         self._file, self._end = file, end
         self.seek, self.tell = file.seek, file.tell
 
     def read(self, size: int) -> bytes:
-        """As a file's `read`.
+        """Like a file's `read`.
 
         Raises:
-            DamagedInput: where a header asks for more than the limit.
+            DamagedInput: if a header asks for more than the limit.
         """
         if not 0 <= size <= MAX_HEADER_BYTES:
             raise DamagedInput(f"a header asks for {size} bytes at once")

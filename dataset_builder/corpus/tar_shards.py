@@ -1,6 +1,6 @@
 """WebDataset shards: tar files with `KEY.json` and `KEY.mp4` for every record; same input, same bytes.
 
-Tars are read member by member in place; nothing is ever unpacked to a path that an archive names.
+Tars are read member by member in place; nothing is ever unpacked to a path named in an archive.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from dataset_builder.errors import DamagedInput
 from dataset_builder.schema import FEATURES, InterleavedVideo, from_row, to_row
 
 
-# What `load_dataset` hands out of such shards; the card names it, so that nothing is guessed from the first rows.
+# The columns that `load_dataset` returns from such shards; the card states them, so that they need not be guessed.
 TAR_FEATURES = Features(
     {
         "json": {name: feature for name, feature in FEATURES.items() if name != "video"}
@@ -30,14 +30,14 @@ TAR_FEATURES = Features(
         "__url__": Value("string"),
     }
 )
-MAX_JSON_BYTES = 1 << 30  # a record is kilobytes; a larger member is no record
+MAX_JSON_BYTES = 1 << 30  # a record has kilobytes; a larger member cannot be one
 LONGEST_KEY = 80
 
 
 def write_tar(path: Path, records: Iterable[InterleavedVideo], files: Mapping[str, Path]) -> None:
-    """Write one shard. Files are copied into it piece by piece; no clock, user or mode of the machine gets in.
+    """Write one shard. Files are copied in piece by piece; no clock, user or file mode of the machine is stored.
 
-    The video is called `KEY.mp4` whatever its container, so that all rows have the same columns; decoders look at the
+    The video is named `KEY.mp4` whatever its container, so that all rows have the same columns; decoders look at the
     content, and `video.path` in the JSON has the real name.
 
     Args:
@@ -47,7 +47,7 @@ def write_tar(path: Path, records: Iterable[InterleavedVideo], files: Mapping[st
 
     Raises:
         ValueError: for a record with neither bytes nor a file.
-        WriteError: where the disk does not take it; nothing is left then.
+        WriteError: if the shard cannot be written; no part of it is left.
     """
     with (
         replacing(path, durable=True) as temporary,
@@ -77,8 +77,8 @@ def _add(tar: tarfile.TarFile, name: str, content: BinaryIO) -> None:
 def tar_key(video_id: str) -> str:
     """Name of a record inside a tar: ASCII letters, digits, `-` and `_`, unique for every `video_id`.
 
-    A WebDataset key ends at its first dot and a slash makes a folder of it, so ids that hold anything else are
-    rewritten and told apart by a digest.
+    A WebDataset key ends at its first dot, and a slash makes it a folder, so ids with any other characters are
+    rewritten and kept distinct by a digest.
     """
     plain = re.sub(r"[^A-Za-z0-9_-]+", "_", video_id)[:LONGEST_KEY]
     if plain == video_id and not re.search(r"-[0-9a-f]{12}$", video_id):
@@ -87,15 +87,15 @@ def tar_key(video_id: str) -> str:
 
 
 def read_tar(file: BinaryIO, *, end: int | None = None, with_video: bool = True) -> Iterator[InterleavedVideo]:
-    """Records of a tar, one after the other, from where the file stands; one video is in memory at a time.
+    """Yield the records of a tar from the file's current position on; one video is in memory at a time.
 
     Args:
         file: seekable, at the first byte of a record's first member.
-        end: the byte after the last record that is wanted; None reads up to the tar's end.
-        with_video: read the videos' bytes, too; else they are jumped over.
+        end: the byte after the last wanted record; None reads to the end of the tar.
+        with_video: read the videos' bytes, too; else skip them.
 
     Raises:
-        DamagedInput: for what is no tar of records, is damaged or cut off; after the records before that place.
+        DamagedInput: if it is not a tar of records, or is damaged or cut off; after the records before that place.
     """
     row: dict[str, Any] | None = None
     video: bytes | None = None
@@ -111,7 +111,7 @@ def read_tar(file: BinaryIO, *, end: int | None = None, with_video: bool = True)
 
 
 def scan_tar(file: BinaryIO) -> Iterator[tuple[int, int]]:
-    """First byte and byte after the last of every record, by the headers alone."""
+    """Yield the first byte of every record and the byte after its last, reading only headers."""
     start: int | None = None
     end = 0
     for _, suffix, member in _members(file):
@@ -125,7 +125,7 @@ def scan_tar(file: BinaryIO) -> Iterator[tuple[int, int]]:
 
 
 def _members(file: BinaryIO, end: int | None = None) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
-    """Key and suffix of the plain files in a tar; links, devices and folders are passed over."""
+    """Yield key and suffix of the plain files in a tar; links, devices and folders are skipped."""
     for member in tar_members(file, end):
         if is_plain_file(member):
             key, _, suffix = member.name.rpartition(".")
@@ -140,7 +140,7 @@ def _load_json(file: BinaryIO, member: tarfile.TarInfo, key: str) -> dict[str, A
     except DamagedInput:
         raise
     except (ValueError, RecursionError) as error:
-        raise DamagedInput(f"{member.name} is no JSON: {error}") from error
+        raise DamagedInput(f"{member.name} is not JSON: {error}") from error
     if not isinstance(row, dict):
         raise DamagedInput(f"{member.name} of {key} holds {type(row).__name__}; expected the keys of a record")
     return row
@@ -151,4 +151,4 @@ def _record(row: dict[str, Any], video: bytes | None) -> InterleavedVideo:
         path = (row.get("video") or {}).get("path")
         return from_row({**row, "video": {"path": path, "bytes": video}})
     except (ValueError, TypeError, AttributeError) as error:
-        raise DamagedInput(f"{row.get('video_id')!r} is no record: {error}") from error
+        raise DamagedInput(f"{row.get('video_id')!r} is not a record: {error}") from error

@@ -40,7 +40,7 @@ def load_cluster(file: Path) -> ClusterSettings:
     """Read the settings from a YAML file.
 
     Raises:
-        ValueError: where it cannot be read, or holds an unknown key or a value of the wrong type.
+        ValueError: if it cannot be read, or holds an unknown key or a value of the wrong type.
     """
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))

@@ -33,7 +33,7 @@ def build_fingerprint(recipe: Recipe) -> str:
     That is: the settings of the stages that see one video, the weights and words that they name, and their code.
 
     Raises:
-        ValueError: where the recipe names a model that is not there.
+        ValueError: if the recipe names a model that is not there.
     """
     stages = [make.func.__module__ for make in video_stages(recipe).values()]
     parts: list[Any] = [recipe.for_one_video(), source_files([*stages, OUTCOME_FORMAT], alone=[STAGES_IN_ORDER])]

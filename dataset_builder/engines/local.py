@@ -12,7 +12,7 @@ def run_local(work: Work) -> str:
 
     Raises:
         ValueError, WriteError: what a tool that cannot be loaded or a full disk says.
-        BuildStopped: where a worker process was killed, or jobs of another build are there.
+        BuildStopped: if a worker process was killed, or jobs of another build are there.
     """
     refuse_beside_jobs(work)
     jobs = [(work.sources[index], work.outcomes.path(work.keys[index])) for index in work.missing()]

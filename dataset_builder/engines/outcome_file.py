@@ -41,7 +41,7 @@ def parse_outcome(text: str, source: SourceVideo) -> Draft:
     """What became of a video, from what `save_outcome` wrote.
 
     Raises:
-        ValueError: where the text is torn.
+        ValueError: if the text is torn.
     """
     saved = json.loads(text)
     row = saved["row"]

@@ -59,7 +59,7 @@ class Outcomes:
             videos: keys and videos; those that lie in a pack already are passed over.
 
         Raises:
-            WriteError: where the disk does not take it; the files stay then.
+            WriteError: if the disk does not take it; the files stay then.
         """
         alone = [(key, source) for key, source in videos if self.path(key).exists()]
         if not alone:

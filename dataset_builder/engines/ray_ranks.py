@@ -18,8 +18,8 @@ def run_on_ray(work: Work, cluster: ClusterSettings, videos_per_rank: int = VIDE
     Input, output and this environment must lie on a disk that all nodes share.
 
     Raises:
-        ValueError: where Ray or datatrove is not installed, or no node is as large as a rank asks for.
-        BuildStopped: where ranks failed; the others are done, and the next run redoes these alone.
+        ValueError: if Ray or datatrove is not installed, or no node is as large as a rank asks for.
+        BuildStopped: if ranks failed; the others are done, and the next run redoes these alone.
     """
     refuse_beside_jobs(work)
     if not work.missing():
@@ -59,7 +59,7 @@ def connect_to_ray(cluster: ClusterSettings) -> Any:
     """The module `ray`, connected; a rank that fits on no node is refused, since Ray would wait for a larger one.
 
     Raises:
-        ValueError: where Ray is not installed, or no node is large enough.
+        ValueError: if Ray is not installed, or no node is large enough.
     """
     try:
         import ray

@@ -24,8 +24,8 @@ def run_on_slurm(work: Work, cluster: ClusterSettings, videos_per_rank: int = VI
         to assemble.
 
     Raises:
-        ValueError: where datatrove is not installed, or this machine has no `sbatch`.
-        BuildStopped: where jobs of another build of this folder are there.
+        ValueError: if datatrove is not installed, or this machine has no `sbatch`.
+        BuildStopped: if jobs of another build of this folder are there.
     """
     refuse_beside_jobs(work, except_of=inputs_key(work.recipe, work.keys))
     if not work.missing():
@@ -47,7 +47,7 @@ def submit(run: Run, work: Work, cluster: ClusterSettings) -> tuple[str, str]:
         Ids of the array job (the last one, `none` where every rank is complete) and of the assembling job.
 
     Raises:
-        ValueError: where datatrove is not installed, or Slurm refuses.
+        ValueError: if datatrove is not installed, or Slurm refuses.
     """
     try:
         from datatrove.executor.slurm import SlurmPipelineExecutor

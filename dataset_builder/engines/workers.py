@@ -38,7 +38,7 @@ def run_jobs(jobs: Sequence[Job], recipe: Recipe, workers: int) -> Iterator[None
 
     Raises:
         ValueError, WriteError: what a tool that cannot be loaded or a full disk says.
-        BuildStopped: where a worker process was killed; names the videos that the workers had.
+        BuildStopped: if a worker process was killed; names the videos that the workers had.
     """
     if min(workers, len(jobs)) <= 1:
         yield from _run_here(jobs, recipe)

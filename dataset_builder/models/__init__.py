@@ -1,1 +1,1 @@
-"""Input: frames, sound and texts. Output: embeddings, transcripts, captions and answers, each from a named model."""
+"""In come frames, sound and texts; out go embeddings, words heard, captions and answers, each by a named model."""

@@ -32,7 +32,7 @@ class InterleavedDocument:
     form with clips in the place of pictures.
 
     Raises:
-        ValueError: where the lists do not fit together.
+        ValueError: if the lists do not fit together.
     """
 
     document_id: str

@@ -37,7 +37,7 @@ def image_text_pairs(shards: Source, source: str = "", report: str | Path | None
         report: folder for the counts of what is left out.
 
     Raises:
-        ValueError: where there are no shards.
+        ValueError: if there are no shards.
     """
     read = partial(_read_shard, source=source)
     return stream_shards(find_shards(shards, (".tar", ".parquet")), read, DOCUMENT_FEATURES, report)
@@ -106,7 +106,7 @@ def _columns(schema: pa.Schema, url: str) -> list[str]:
     """Names of the columns of pictures, captions and, if there is one, keys.
 
     Raises:
-        ValueError: where there is none: a table of addresses is no data set yet.
+        ValueError: if there is none: a table of addresses is no data set yet.
     """
     encoded = [
         name

@@ -33,7 +33,7 @@ def decode_image(data: bytes) -> np.ndarray:
     """Pixels of a picture as a viewer shows it (upright; the first frame of an animation): RGB, uint8 `(3, H, W)`.
 
     Raises:
-        DamagedInput: where it is cut off, too large or no picture.
+        DamagedInput: if it is cut off, too large or no picture.
     """
     with _open(data) as image:
         try:
@@ -51,7 +51,7 @@ def _open(data: bytes) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
     except FAULTS as error:
-        raise DamagedInput(f"no picture of a known format ({', '.join(FORMATS)})") from error
+        raise DamagedInput(f"not a picture of a known format ({', '.join(FORMATS)})") from error
     if image.width * image.height > MAX_IMAGE_PIXELS:
         raise DamagedInput(f"picture of {image.width} x {image.height} pixels; at most {MAX_IMAGE_PIXELS} are read")
     return image

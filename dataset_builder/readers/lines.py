@@ -40,7 +40,7 @@ def split_lines(url: str, num_ranges: int) -> list[LineRange]:
     """Cut a file into ranges of equal size; a line belongs to the range that its first byte lies in.
 
     Raises:
-        ValueError: where there is no such file.
+        ValueError: if there is no such file.
     """
     system, path = fsspec.core.url_to_fs(url)
     if not system.isfile(path):
@@ -61,7 +61,7 @@ def read_table(
         The row's first byte in the file, and its fields by column.
 
     Raises:
-        ValueError: where the header lacks one of `columns`.
+        ValueError: if the header lacks one of `columns`.
     """
     with fsspec.open(lines.url, "rb") as file:
         first = next(_lines(file, 0, MAX_ROW_BYTES), (0, b""))[1] or b""

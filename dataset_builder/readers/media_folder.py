@@ -32,8 +32,8 @@ class MediaFolder:
         """Path of a file of a local folder.
 
         Raises:
-            DamagedInput: where the name leads out of the folder, also through a link.
-            FileNotFoundError: where there is no such file.
+            DamagedInput: if the name leads out of the folder, also through a link.
+            FileNotFoundError: if there is no such file.
         """
         name = check_name(name)
         folder = Path(self._split()[1]).resolve()
@@ -54,8 +54,8 @@ class MediaFolder:
         """A whole file.
 
         Raises:
-            DamagedInput: where the name leads out of the folder, or the file is larger than `max_bytes`.
-            FileNotFoundError: where there is no such file.
+            DamagedInput: if the name leads out of the folder, or the file is larger than `max_bytes`.
+            FileNotFoundError: if there is no such file.
         """
         if self.is_local:
             with self.local_path(name).open("rb") as file:
@@ -73,7 +73,7 @@ class MediaFolder:
 
         Raises:
             DamagedInput: as `read`.
-            FileNotFoundError: where none does.
+            FileNotFoundError: if none does.
         """
         for name in names:
             try:
@@ -95,7 +95,7 @@ def check_name(name: str) -> str:
             a name that is no UTF-8.
     """
     if re.search(r"[\ud800-\udfff]", name):
-        raise DamagedInput("name is no UTF-8")
+        raise DamagedInput("name is not UTF-8")
     strange = re.search(r"[\x00-\x1f\x7f\\]|::|://|^[A-Za-z]:|^~", name)
     path = PurePosixPath(name)
     if strange or path.is_absolute() or ".." in path.parts or not path.name:

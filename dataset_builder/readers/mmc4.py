@@ -65,7 +65,7 @@ def mmc4_documents(
         report: folder for the counts of what is left out.
 
     Raises:
-        ValueError: where there are no shards.
+        ValueError: if there are no shards.
     """
     folder = None if images is None else MediaFolder(str(images))
     reader = _Mmc4(Mmc4Settings(images=folder, threshold=threshold, noise_seed=noise_seed))
@@ -87,7 +87,7 @@ class _Mmc4:
         """A page as a document, or None where no picture is left.
 
         Raises:
-            DamagedInput: where the page has not the form of MMC4.
+            DamagedInput: if the page has not the form of MMC4.
         """
         sentences, infos = _checked(page)
         matches = self._matches(key, page, sentences, infos)
@@ -140,7 +140,7 @@ class _Mmc4:
         try:
             matrix = np.array(page["similarity_matrix"], dtype=np.float64)
         except (TypeError, ValueError, OverflowError) as error:
-            raise DamagedInput("similarity_matrix is no matrix of numbers") from error
+            raise DamagedInput("similarity_matrix is not a matrix of numbers") from error
         if matrix.shape != (len(infos), len(sentences)) or not np.isfinite(matrix).all():
             raise DamagedInput(
                 f"similarity_matrix of shape {matrix.shape}; {len(infos)} images x {len(sentences)} sentences expected"
@@ -191,13 +191,13 @@ def decode_base64(text: Any) -> bytes:
         DamagedInput: for text that is no base64 or is too long.
     """
     if not isinstance(text, str) or len(text) > MAX_IMAGE_BYTES * 4 / 3 + 8:
-        raise DamagedInput(f"image_base64 is no text of at most {MAX_IMAGE_BYTES} bytes")
+        raise DamagedInput(f"image_base64 is not a text of at most {MAX_IMAGE_BYTES} bytes")
     if text.startswith("b'") and text.endswith("'"):
         text = text[2:-1]
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise DamagedInput(f"image_base64 is no base64 ({error})") from error
+        raise DamagedInput(f"image_base64 is not base64 ({error})") from error
 
 
 def _pages(url: str, tally: Tally) -> Iterator[tuple[str, Any]]:
@@ -211,15 +211,15 @@ def _checked(page: Any) -> tuple[list[str], list[dict[str, Any]]]:
     """Sentences and facts about pictures.
 
     Raises:
-        DamagedInput: where they are missing or of another kind.
+        DamagedInput: if they are missing or of another kind.
     """
     if not isinstance(page, dict):
         raise DamagedInput("no JSON object")
     sentences, infos = page.get("text_list"), page.get("image_info")
     if not isinstance(sentences, list) or not all(isinstance(sentence, str) for sentence in sentences):
-        raise DamagedInput("text_list is no list of texts")
+        raise DamagedInput("text_list is not a list of texts")
     if not isinstance(infos, list) or not all(isinstance(info, dict) for info in infos):
-        raise DamagedInput("image_info is no list of objects")
+        raise DamagedInput("image_info is not a list of objects")
     return sentences, infos
 
 
@@ -238,5 +238,5 @@ def _published_matches(infos: Sequence[dict[str, Any]], num_sentences: int) -> d
 
 def _possible_names(name: Any, shard: str | None) -> list[str]:
     if not isinstance(name, str):
-        raise DamagedInput("image_name is no text")
+        raise DamagedInput("image_name is not a text")
     return [name, f"{shard}/{name}"] if shard else [name]

@@ -46,7 +46,7 @@ def obelics_documents(
         report: folder for the counts of what is left out.
 
     Raises:
-        ValueError: where there are no shards.
+        ValueError: if there are no shards.
     """
     folder = None if images is None else MediaFolder(str(images))
     return stream_shards(
@@ -70,7 +70,7 @@ def make_document(key: str, page: Any, find: FindPicture, tally: Tally) -> Inter
     """A page as a document, or None where no picture is left.
 
     Raises:
-        DamagedInput: where the lists are not parallel, or an index has not exactly one None.
+        DamagedInput: if the lists are not parallel, or an index has not exactly one None.
     """
     entries, texts = (page.get("images"), page.get("texts")) if isinstance(page, dict) else (None, None)
     if not isinstance(entries, list) or not isinstance(texts, list) or len(entries) != len(texts):
@@ -128,7 +128,7 @@ def _columns(schema: pa.Schema, url: str) -> list[str]:
     """The wanted columns that are there.
 
     Raises:
-        ValueError: where images or texts are missing.
+        ValueError: if images or texts are missing.
     """
     if not {"images", "texts"} <= set(schema.names):
         raise ValueError(f"{url} has the columns {schema.names}; images and texts are wanted")

@@ -43,7 +43,7 @@ def save_corpus(
         Number of records written.
 
     Raises:
-        ValueError: where there is no row, or rows name videos and `videos` is missing.
+        ValueError: if there is no row, or rows name videos and `videos` is missing.
     """
     target = Path(output_dir)
     fresh = target / f".fresh-{split}"

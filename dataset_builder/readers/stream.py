@@ -65,7 +65,7 @@ def find_shards(source: Source, suffixes: Sequence[str]) -> list[str]:
         suffixes: in order of preference.
 
     Raises:
-        ValueError: where nothing is found.
+        ValueError: if nothing is found.
     """
     if isinstance(source, (str, Path)):
         found = _list_one(str(source), suffixes)

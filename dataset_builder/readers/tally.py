@@ -90,7 +90,7 @@ def read_summary(report: str | Path) -> ReadSummary:
     resumed. A shard that nobody has read to its end does not count.
 
     Raises:
-        ValueError: where there is no such folder.
+        ValueError: if there is no such folder.
     """
     folder = Path(report)
     if not folder.is_dir():

@@ -55,7 +55,7 @@ def read_tar_samples(url: str, max_bytes: Mapping[str, int], tally: Tally) -> It
         tally: counts what is left out.
 
     Raises:
-        DamagedInput: where the tar is damaged, cut off or compressed; after the samples before that place.
+        DamagedInput: if the tar is damaged, cut off or compressed; after the samples before that place.
     """
     sample: TarSample | None = None
     try:
@@ -111,7 +111,7 @@ def _judge(member: tarfile.TarInfo, max_bytes: Mapping[str, int]) -> tuple[str, 
     stem, _, extension = path.name.partition(".")
     extension = extension.lower()
     if not is_plain_file(member):
-        return "no regular file", "", ""
+        return "not a regular file", "", ""
     if extension.split(".")[-1] in PICKLES:
         return "pickle, never read", "", ""
     if member.size > max_bytes.get(extension, member.size):

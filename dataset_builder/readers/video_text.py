@@ -32,7 +32,7 @@ def video_text_pairs(shards: Source, source: str = "", report: str | Path | None
         report: folder for the counts of what is left out.
 
     Raises:
-        ValueError: where there are no shards.
+        ValueError: if there are no shards.
     """
     read = partial(_read_tar, source=source)
     return stream_shards(find_shards(shards, (".tar",)), read, FEATURES, report)
@@ -50,7 +50,7 @@ def webvid_pairs(
         report: folder for the counts of what is left out.
 
     Raises:
-        ValueError: where there is no such list.
+        ValueError: if there is no such list.
     """
     read = partial(_read_webvid, folder=MediaFolder(str(videos)))
     return stream_shards(split_lines(str(table), num_shards), read, FEATURES, report)

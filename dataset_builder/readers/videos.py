@@ -27,8 +27,8 @@ def find_video(folder: MediaFolder, names: Sequence[str]) -> FoundVideo:
     """The first of several possible files that exists.
 
     Raises:
-        FileNotFoundError: where none exists.
-        DamagedInput: where a name leads out of the folder, or the file does not open.
+        FileNotFoundError: if none exists.
+        DamagedInput: if a name leads out of the folder, or the file does not open.
     """
     for name in names:
         try:
@@ -45,7 +45,7 @@ def video_duration_s(video: Path | bytes) -> float:
     """Seconds that the header promises; where it promises nothing, all frames are decoded.
 
     Raises:
-        DamagedInput: where it does not open, has no frame, or claims to last longer than a day.
+        DamagedInput: if it does not open, has no frame, or claims to last longer than a day.
     """
     with open_video(video) as (container, stream):
         promised = promised_duration_s(container, stream)

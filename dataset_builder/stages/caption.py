@@ -94,7 +94,7 @@ class Captioner(Protocol):
         """Captions of the clips `(start_s, end_s)` with what is said in each.
 
         Raises:
-            DamagedInput: where what it needs of the video cannot be read.
+            DamagedInput: if what it needs of the video cannot be read.
         """
         ...
 
@@ -153,7 +153,7 @@ class CheckpointCaptioner:
         max_new_tokens: the longest caption.
 
     Raises:
-        ValueError: where the checkpoint cannot be loaded.
+        ValueError: if the checkpoint cannot be loaded.
     """
 
     def __init__(self, checkpoint: str, prompt: str, max_new_tokens: int) -> None:

@@ -92,7 +92,7 @@ def find_prompt(name_or_file: str) -> Path:
     """A shipped prompt by its name, or a file.
 
     Raises:
-        ValueError: where there is none.
+        ValueError: if there is none.
     """
     for path in (PROMPTS / f"{name_or_file}.md", Path(name_or_file)):
         if path.is_file():
@@ -150,7 +150,7 @@ class NarrateStage:
         """The first sensible caption of several attempts.
 
         Raises:
-            NoAnswer: where none was.
+            NoAnswer: if none was.
         """
         fault = ""
         for attempt in range(self.settings.attempts):
@@ -184,7 +184,7 @@ def make_chat(settings: NarrateSettings) -> ChatModel:
     """The chat model that a recipe names.
 
     Raises:
-        ValueError: where it cannot be loaded, or its key is not there.
+        ValueError: if it cannot be loaded, or its key is not there.
     """
     if settings.checkpoint is not None:
         from dataset_builder.models.chat_transformers import TransformersChat  # torch and transformers take seconds
@@ -235,7 +235,7 @@ def read_caption(text: str) -> str:
     """The caption in a model's answer: the last JSON object in it, whatever stands around it.
 
     Raises:
-        ValueError: where there is no object `{"caption": "..."}`; the message is a reason.
+        ValueError: if there is no object `{"caption": "..."}`; the message is a reason.
     """
     text = text.rsplit("</think>", 1)[-1]  # what models that reason aloud say before
     text, fault = text[-MAX_ANSWER_CHARACTERS:], "answer is no JSON"

@@ -59,7 +59,7 @@ class Listener(Protocol):
         """Sentences in time order; none where nothing is said.
 
         Raises:
-            DamagedInput: where the sound cannot be decoded.
+            DamagedInput: if the sound cannot be decoded.
         """
         ...
 

@@ -1,1 +1,1 @@
-"""Input: subtitles and captions. Output: sentences with their times, and reasons not to keep a text."""
+"""In come subtitles and captions; out go sentences with their times, and reasons why a text should not be kept."""

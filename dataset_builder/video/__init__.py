@@ -1,1 +1,1 @@
-"""Input: a video file. Output: its facts, frames, sound and cuts, or the reason why it cannot be read."""
+"""In comes a video file; out go its facts, its frames, its sound and its cuts, or the reason why it cannot be read."""

@@ -93,7 +93,7 @@ def _open_container(source: Any, max_frame_px: int | None) -> Iterator[tuple[Inp
             metadata_errors="replace",
         )
     except (av.error.FFmpegError, ValueError) as error:
-        raise DamagedInput(f"no video, or cut off before its index ({reason_of(error)})") from error
+        raise DamagedInput(f"not a video, or cut off before its index ({reason_of(error)})") from error
     with container:
         streams = [stream for stream in container.streams.video if not _is_cover(stream)]
         if not streams:

@@ -74,9 +74,9 @@ def cut_in_a_frame(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "spoil", "reason"),
     [
-        ("notes.mp4", lambda path: path.write_text("not a video"), "no video"),
+        ("notes.mp4", lambda path: path.write_text("not a video"), "not a video, or cut off"),
         ("zero.mp4", lambda path: path.write_bytes(b""), "empty file"),
-        ("cut.mp4", cut_before_index, "no video, or cut off before its index"),
+        ("cut.mp4", cut_before_index, "not a video, or cut off before its index"),
         ("front.mp4", cut_after_index, "truncated: promises 6.00 s, frames end at"),
         ("sound.mp4", sound, "no video stream (found: ['audio'])"),
         ("header.avi", without_frames, "video without frames"),
@@ -134,7 +134,7 @@ def test_folders_that_cannot_be_built(folder, recipe, tmp_path):
         build(tmp_path / "empty", recipe)
     with pytest.raises(ValueError, match=r"no folder .*gone"):
         build(tmp_path / "gone", recipe)
-    with pytest.raises(ValueError, match="lies inside the input"):
+    with pytest.raises(ValueError, match="is inside the input"):
         build_corpus(folder, folder / "out", recipe)
     (tmp_path / "mine" / "data").mkdir(parents=True)
     with pytest.raises(ValueError, match="holds data that no build wrote"):
@@ -151,11 +151,11 @@ def test_a_build_takes_nobodys_files_away(folder, recipe, tmp_path):
     before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match=r"holds videos, README\.md that no build wrote"):
         build_corpus(folder, project, recipe)
-    with pytest.raises(ValueError, match="lies among the files of the output"):
+    with pytest.raises(ValueError, match="is among the files of the output"):
         build_corpus(project / "videos", project, recipe)
     assert {path: path.read_bytes() for path in project.rglob("*") if path.is_file()} == before
     build(folder, recipe)
-    with pytest.raises(ValueError, match="lies among the files of the output"):
+    with pytest.raises(ValueError, match="is among the files of the output"):
         build_corpus(tmp_path / "out" / "videos", tmp_path / "out", recipe)
 
 

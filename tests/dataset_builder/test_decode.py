@@ -152,7 +152,7 @@ def test_a_playlist_that_poses_as_a_video_opens_nothing(tmp_path):
     for text in playlists:
         path = tmp_path / "innocent.mp4"
         path.write_text(text)
-        with pytest.raises(DamagedInput, match="no video"):
+        with pytest.raises(DamagedInput, match="not a video"):
             frames_at(path, [0.0])
 
 

@@ -154,10 +154,10 @@ def test_hostile_text_is_text(video, tmp_path):
     page = Page.of(tmp_path / "page.html")
     assert "script" not in page.tags
     assert page.outside == []
-    assert len(page.images) == 4, "pictures of one clip; none of what is no video"
+    assert len(page.images) == 4, "pictures of one clip; none of what is not a video"
     assert page.text.count("<script>alert(1)</script>") > 6
     assert "{{ 7 * 7 }}" in page.text
-    assert "no pictures: no video" in page.text
+    assert "no pictures: not a video" in page.text
     content = (tmp_path / "page.html").read_text()
     assert "default-src 'none'" in content
     assert HOSTILE not in content

@@ -120,7 +120,7 @@ def test_damaged_and_hostile_tars(tmp_path):
     end = next(iter(scan_tar(io.BytesIO(whole))))[1]
     with pytest.raises(DamagedInput, match=r"cut off inside v0.mp4, which has \d+ bytes"):
         list(read_tar(io.BytesIO(whole[: end - 900])))
-    with pytest.raises(DamagedInput, match="no plain tar"):
+    with pytest.raises(DamagedInput, match="not a plain tar"):
         list(read_tar(io.BytesIO(b"not a tar" * 100)))
     with tarfile.open(tmp_path / "b.tar", "w") as tar:
         link = tarfile.TarInfo("../escape.json")
@@ -173,7 +173,7 @@ def test_headers_that_lie(reader, tmp_path):
 def test_a_tar_of_something_else_names_the_record(wrong):
     text = json.dumps({"video_id": "v7", "duration_s": 1.0} | wrong).encode()
     content = header("v7.json", len(text), lambda data: None) + text.ljust(512, b"\0")
-    with pytest.raises(DamagedInput, match=r"'v7' is no record: "):
+    with pytest.raises(DamagedInput, match=r"'v7' is not a record: "):
         list(read_tar(io.BytesIO(content)))
 
 

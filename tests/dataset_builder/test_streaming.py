@@ -30,7 +30,7 @@ from dataset_builder.corpus.inspect_corpus import inspect_corpus
 from dataset_builder.corpus.output_folder import write_checksums
 from dataset_builder.corpus.shard_index import read_index, write_index
 from dataset_builder.corpus.shards import shard_name, write_shard
-from dataset_builder.corpus.stream_order import EpochOrder, Place
+from dataset_builder.corpus.stream_order import EpochOrder, RowPosition
 from dataset_builder.recipe import ShardSettings
 from dataset_builder.streaming import CorpusStream, stream_corpus
 from tests.dataset_builder.make_videos import encode
@@ -86,7 +86,7 @@ def load(stream: CorpusStream, batch_size: int, num_workers: int) -> list[list[s
 @pytest.mark.parametrize("blocks", [[4, 0, 3, 1, 5], [11], [1] * 13, [], [0]])
 @pytest.mark.parametrize(("lanes", "chunk"), [(1, 1), (3, 1), (12, 1), (3, 2), (4, 5), (12, 4)])
 def test_an_epoch_hands_out_every_row_once_in_chunks(blocks, lanes, chunk):
-    rows = sorted(Place(block, row) for block, count in enumerate(blocks) for row in range(count))
+    rows = sorted(RowPosition(block, row) for block, count in enumerate(blocks) for row in range(count))
     for seed in (None, 0, 1):
         order = EpochOrder(blocks, seed, 0, lanes, chunk)
         chunks = [list(order.chunk(position)) for position in range(order.num_chunks)]

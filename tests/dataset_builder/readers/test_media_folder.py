@@ -56,7 +56,7 @@ def test_names_that_no_file_can_have_are_missing_or_refused(tmp_path):
         with pytest.raises(FileNotFoundError):
             folder.read(name, 9)
     for name in ("\ud800.mp4", "\udcff.mp4"):  # of JSON; of a tar whose names are no UTF-8
-        with pytest.raises(DamagedInput, match="no UTF-8"):
+        with pytest.raises(DamagedInput, match="not UTF-8"):
             folder.read(name, 9)
 
 

@@ -66,7 +66,7 @@ def test_members_that_are_no_plain_small_files_with_good_names_are_left_out(tmp_
     assert samples == [("6", {"txt": b"good"})]
     assert tally.dropped == {
         "member: path leads out of the folder": 7,
-        "member: no regular file": 4,
+        "member: not a regular file": 4,
         "member: txt larger than 20 bytes": 1,
         "member: repeated": 1,
     }
@@ -110,7 +110,7 @@ def test_a_sparse_member_is_not_inflated(tmp_path):
     path.write_bytes(bytes(header) + bytes(512) + write_tar(tmp_path / "rest.tar", [("2.txt", b"good")]).read_bytes())
     samples, tally = read(path)
     assert samples == [("2", {"txt": b"good"})]
-    assert tally.dropped == {"member: no regular file": 1}
+    assert tally.dropped == {"member: not a regular file": 1}
 
 
 def test_a_header_that_asks_for_gigabytes_is_refused(tmp_path):
@@ -139,7 +139,7 @@ def test_a_damaged_tar_gives_what_lies_before_the_damage(fault, tmp_path):
     }[fault]
     (tmp_path / "s.tar").write_bytes(data)
     found = []
-    with pytest.raises(DamagedInput, match=r"no plain tar, or damaged or cut off|cut off inside 2\.jpg"):
+    with pytest.raises(DamagedInput, match=r"not a plain tar, or damaged or cut off|cut off inside 2\.jpg"):
         found.extend(read_tar_samples(str(tmp_path / "s.tar"), LIMITS, Tally("s")))
     assert [sample.key for sample in found] == expected
 
