@@ -1,4 +1,4 @@
-"""The stage `caption`: the toy world's truth, what is said, or a model that sees one frame of each clip."""
+"""The stage `caption`: captions from the toy world's truth, from the speech, or from a model that sees one frame."""
 
 import json
 import random
@@ -18,16 +18,16 @@ CAPTIONERS = ("truth", "speech", "checkpoint")
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionSettings:
-    """Who writes the captions."""
+    """The source of the captions."""
 
     captioner: str
-    """`truth` reads the toy world's JSON, `speech` repeats what is said, `checkpoint` runs a model."""
+    """`truth` reads the toy world's JSON, `speech` repeats the speech, `checkpoint` runs a model."""
     noise: float = 0.0
-    """truth: share of captions, 0 to 1, replaced by another step's."""
+    """truth: share of captions, 0 to 1, that are replaced by the caption of another step."""
     checkpoint: str | None = None
     """checkpoint: folder or id of a transformers image-to-text or image-text-to-text model."""
     prompt: str = ""
-    """checkpoint: what the model is asked, for models that take text."""
+    """checkpoint: the question for the model, if it takes text."""
     max_new_tokens: int = 40
     """checkpoint: the longest caption, in tokens."""
 
@@ -46,13 +46,13 @@ class CaptionSettings:
 
 
 class CaptionStage:
-    """Gives every clip its caption."""
+    """Adds a caption to every clip."""
 
     def __init__(self, settings: CaptionSettings, seed: int) -> None:
         self.captioner = make_captioner(settings, seed)
 
     def __call__(self, drafts: Iterable[Draft]) -> Iterator[Draft]:
-        """Videos whose clips have captions, perhaps empty ones; a clip that a model has no sensible one for goes."""
+        """Videos whose clips have captions, perhaps empty; drop clips for which a model has no usable caption."""
         return each(drafts, self._caption)
 
     def _caption(self, draft: Draft) -> Draft:
@@ -71,14 +71,14 @@ class CaptionStage:
 
 
 class Captions(NamedTuple):
-    """What a captioner says about one clip."""
+    """A captioner's output for one clip."""
 
     caption: str
-    """The clip's caption; empty where there is nothing to say."""
+    """The clip's caption; empty if there is nothing to say."""
     frame_captions: tuple[str, ...] = ()
-    """Captions of single frames it is made from, in time order."""
+    """Captions of the single frames that it is made from, in time order."""
     fault: str = ""
-    """Why a model has no usable caption for the clip, which then goes."""
+    """Why a model has no usable caption for the clip, which is then dropped."""
 
 
 class Captioner(Protocol):
@@ -91,17 +91,17 @@ class Captioner(Protocol):
     def __call__(
         self, source: SourceVideo, clips: Sequence[tuple[float, float]], speech: Sequence[str]
     ) -> list[Captions]:
-        """Captions of the clips `(start_s, end_s)` with what is said in each.
+        """Captions of the clips `(start_s, end_s)`, given the speech of each.
 
         Raises:
-            DamagedInput: if what it needs of the video cannot be read.
+            DamagedInput: if the parts of the video that it needs cannot be read.
         """
         ...
 
 
 @dataclass(frozen=True)
 class SpeechCaptioner:
-    """The caption is what is said in the clip."""
+    """Uses the speech of a clip as its caption."""
 
     def provenance(self) -> dict[str, Any]:
         """Tool and version."""
@@ -116,7 +116,7 @@ class SpeechCaptioner:
 
 @dataclass(frozen=True, kw_only=True)
 class TruthCaptioner:
-    """Reads the toy world's ground truth: a clip gets the caption of the step that it shows longest."""
+    """Reads the toy world's ground truth: each clip gets the caption of the step that it shows longest."""
 
     noise: float
     """Share of clips, 0 to 1, that get the caption of another step of the same video instead."""
@@ -129,7 +129,7 @@ class TruthCaptioner:
     def __call__(
         self, source: SourceVideo, clips: Sequence[tuple[float, float]], speech: Sequence[str]
     ) -> list[Captions]:
-        """One caption per clip; the draws depend on seed and video alone, not on the order of the build."""
+        """One caption per clip; random draws depend only on the seed and the video, not on the order of the build."""
         steps = _read_steps(source)
         draw = random.Random(f"{self.seed} {source.split}/{source.video_id}")
         captions = []
@@ -145,11 +145,11 @@ class TruthCaptioner:
 class CheckpointCaptioner:
     """Captions the middle frame of every clip, greedily, with a transformers checkpoint.
 
-    It asks as the stage `look` does (look.py): after nonsense, or no answer in time, once more; then the clip goes.
+    Like the stage `look` (look.py), it asks once more after nonsense or a timeout, then drops the clip.
 
     Args:
         checkpoint: folder or repository of the model with its processor (or tokenizer and picture processor).
-        prompt: what the model is asked; through its chat template where it has one.
+        prompt: the question for the model, through its chat template if it has one.
         max_new_tokens: the longest caption.
 
     Raises:
@@ -168,7 +168,7 @@ class CheckpointCaptioner:
     def __call__(
         self, source: SourceVideo, clips: Sequence[tuple[float, float]], speech: Sequence[str]
     ) -> list[Captions]:
-        """One caption per clip, that of its middle frame; or why there is none."""
+        """One caption per clip, of its middle frame, or why there is none."""
         captions: list[Captions] = []
         for frames in clip_frames(source.path, clips, frames_per_clip=1):
             answers = self._look.captions(frames[:, 0])
@@ -187,9 +187,9 @@ def make_captioner(settings: CaptionSettings, seed: int) -> Captioner:
 
 
 def _read_steps(source: SourceVideo) -> list[dict[str, Any]]:
-    """The steps of a toy video, from the JSON beside it."""
+    """The steps of a toy video, from the JSON file next to it."""
     if source.truth is None:
-        raise DamagedInput(f"no ground truth beside it ({source.path.stem}.json), which captioner: truth needs")
+        raise DamagedInput(f"no ground truth next to it ({source.path.stem}.json), which captioner: truth needs")
     try:
         steps = json.loads(source.truth.read_text(encoding="utf-8"))["steps"]
         checked = [

@@ -1,7 +1,7 @@
-"""The stage `deduplicate`: what is in the corpus more than once stays once.
+"""The stage `deduplicate`: keep only one copy of what the corpus holds more than once.
 
-Of copies the one in the test split stays, then that in validation, so that nothing of these is trained on; within a
-split the first by name. Every step looks at what the steps before it kept.
+The copy in the test split stays, else the one in validation, so that no copy of these is trained on; within a split,
+the first by name stays. Every step compares only what the previous steps kept.
 """
 
 from collections import defaultdict
@@ -21,18 +21,18 @@ from dataset_builder.stages.filter import drop_all
 
 @dataclass(frozen=True, kw_only=True)
 class DeduplicateSettings:
-    """Which copies are marked. They stay in the corpus, with their reason."""
+    """Which copies are marked. They stay in the corpus, with a reason."""
 
     exact_videos: bool = True
     """Files that are equal byte for byte."""
     video_overlap: float | None = None
-    """Videos of which this share of frames looks the same in the same order: copies encoded again; null: off."""
+    """Videos that share this part of their frames, in the same order: re-encoded copies; null: off."""
     video_hash_bits: int = 6
-    """video_overlap: frames look the same where at most so many bits of their 64-bit difference hashes differ."""
+    """video_overlap: frames match if at most this many bits of their 64-bit difference hashes differ."""
     caption_overlap: float | None = None
     """Captions that share this part of their runs of three words with an earlier one, of any video; null: off."""
     clip_similarity: float | None = None
-    """Clips whose embeddings have this cosine with that of a clip of another video; null: off."""
+    """Clips whose embeddings have at least this cosine with a clip of another video; null: off."""
 
     def __post_init__(self) -> None:
         share(self, "video_overlap", "caption_overlap")
@@ -49,7 +49,7 @@ class DeduplicateStage:
         self.settings, self.seed = settings, seed
 
     def __call__(self, drafts: Drafts) -> Drafts:
-        """The same videos, the clips of copies with `keep: false`."""
+        """The same videos, with `keep: false` for the clips of copies."""
         if self.settings.exact_videos:
             drafts = self._drop_equal_files(drafts)
         if self.settings.video_overlap is not None:
@@ -118,7 +118,7 @@ def name_of(draft: Draft) -> str:
 
 
 def _order(drafts: Drafts) -> list[int]:
-    """Indices of the videos, those whose copies stay first."""
+    """Indices of the videos in order of precedence: of several copies, the first stays."""
     ranks = [
         (KEPT_FIRST.index(draft.source.split), draft.source.video_id, index)
         for index, draft in enumerate(in_order(drafts))

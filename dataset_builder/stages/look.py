@@ -1,7 +1,7 @@
-"""The stage `look`: what a model sees in frames of every clip: captions of whole frames, and of regions in them.
+"""The stage `look`: a model's captions of frames of every clip, and of regions in them.
 
-The dataset of the paper was made with BLIP-2 for the frames and GRIT for the regions; GRIT needs packages of its own,
-Florence-2's dense region captions stand in for it. One checkpoint may do both.
+The paper's dataset was made with BLIP-2 for frames and GRIT for regions. GRIT needs its own packages, so Florence-2's
+dense region captions replace it. One checkpoint can do both.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,32 +18,32 @@ from dataset_builder.video.clip_frames import clip_frames
 
 @dataclass(frozen=True, kw_only=True)
 class LookSettings:
-    """Which models look at the frames, and what they are asked."""
+    """The models that look at the frames, and their questions."""
 
     checkpoint: str
     """Folder or id of a transformers image-to-text or image-text-to-text model."""
     prompt: str = ""
-    """What it is asked about a frame; Florence-2 takes its tasks: `<CAPTION>`, `<DETAILED_CAPTION>`, ..."""
+    """The question about a frame; Florence-2 takes its tasks: `<CAPTION>`, `<DETAILED_CAPTION>`, ..."""
     max_new_tokens: int = 40
     """The longest frame caption, in tokens."""
     max_words: int = 80
-    """An answer of more words is nonsense."""
+    """An answer of more words counts as nonsense."""
     frames_per_clip: int = 1
-    """Frames looked at: the middle of each of so many equal parts of the clip."""
+    """How many frames of a clip the model sees: the middle of each of this many equal parts."""
     regions_checkpoint: str | None = None
-    """The same for captions of regions; null: none are made."""
+    """The model for captions of regions; null: no regions."""
     regions_prompt: str = "<DENSE_REGION_CAPTION>"
-    """Florence-2's task; another model is asked this and should answer with captions between semicolons."""
+    """Florence-2's task; for another model, a question that it should answer with captions between semicolons."""
     regions_max_new_tokens: int = 512
-    """All regions of a frame, in tokens."""
+    """The longest answer about the regions of a frame, in tokens."""
     max_regions: int = 12
-    """A clip keeps the first so many different captions of regions."""
+    """A clip keeps at most this many different captions of regions, the first ones."""
     batch_size: int = 8
-    """Frames that a model sees at once."""
+    """Frames in a batch of the model."""
     timeout_s: float = 300.0
-    """A batch that takes longer is given up: its frames are asked again one by one, then their clips are dropped."""
+    """A longer batch is given up: its frames are asked again one by one, then their clips are dropped; in seconds."""
     trust_remote_code: bool = False
-    """Run Python code that lies beside the weights (CosMo's own checkpoints need it)."""
+    """Run Python code that comes with the weights (CosMo's own checkpoints need it)."""
 
     def __post_init__(self) -> None:
         positive(self, "max_new_tokens", "max_words", "frames_per_clip", "regions_max_new_tokens", "max_regions")
@@ -51,7 +51,7 @@ class LookSettings:
 
 
 class LookStage:
-    """Gives every clip captions of frames and of regions."""
+    """Adds captions of frames and of regions to every clip."""
 
     def __init__(self, settings: LookSettings) -> None:
         from dataset_builder.models.frame_captioner import (  # torch and transformers take seconds
@@ -75,7 +75,7 @@ class LookStage:
         return facts
 
     def __call__(self, drafts: Iterable[Draft]) -> Iterator[Draft]:
-        """Videos whose clips have frame captions and regions; a clip that a model has no sensible answer to goes."""
+        """Videos whose clips have frame captions and regions; drop clips for which a model has no usable answer."""
         return each(drafts, self._look)
 
     def _look(self, draft: Draft) -> Draft:
@@ -86,7 +86,7 @@ class LookStage:
         return draft.with_clips(clips).noted("look", self.provenance())
 
     def _look_at(self, clips: tuple[Clip, ...], frames: np.ndarray) -> list[Clip]:
-        """Clips with what is seen in their frames `(n, F, H, W, 3)`."""
+        """Clips with captions of their frames `(n, F, H, W, 3)` and of regions in them."""
         per_clip = frames.shape[1]
         flat = frames.reshape(-1, *frames.shape[2:])  # (n * F, H, W, 3)
         answers, regions = self.captions(flat), self._regions(flat)
@@ -108,7 +108,7 @@ class LookStage:
         return looked
 
     def captions(self, frames: np.ndarray) -> list[tuple[str, str | None]]:
-        """Answer and fault of every frame; frames whose answer is nonsense are asked once more, alone."""
+        """Answer and fault of every frame; frames with a nonsensical answer are asked once more, alone."""
         settings, answers = self.settings, list[str | None]()
         for first in range(0, len(frames), settings.batch_size):
             batch = frames[first : first + settings.batch_size]
@@ -127,14 +127,14 @@ class LookStage:
         return judged
 
     def _judged(self, answer: str | None) -> tuple[str, str | None]:
-        """What is kept of an answer, and what is wrong with it."""
+        """The answer to keep, and its fault."""
         if answer is None:
             return "", "timed out"
         fault = find_nonsense(answer, self.settings.max_words)
         return ("", fault) if fault else (answer, None)
 
     def _regions(self, frames: np.ndarray) -> list[list[str]]:
-        """Captions of regions of every frame; nonsense among them is left out, and none is no fault of a clip."""
+        """Captions of regions of every frame, without nonsense; having none is not a fault of a clip."""
         settings, regions = self.settings, list[list[str]]()
         if self.region_captioner is None:
             return [[] for _ in frames]

@@ -1,7 +1,8 @@
-"""The stage `narrate`: one caption per clip that reads on from the clip before, written by a chat model.
+"""The stage `narrate`: one caption per clip that continues from the previous clip, written by a chat model.
 
-The model gets what is said, what `look` saw, and the caption before, as JSON; its orders are a file (prompts/). Every
-answer, good or not, is kept on disk (call_cache.py), so that a second build gets the same words and pays nothing.
+The model gets the speech, the captions of `look` and the previous caption as JSON, and its instructions from a file
+(prompts/). Every answer, good or not, is kept on disk (call_cache.py), so that a second build gets the same words and
+pays nothing.
 """
 
 import hashlib
@@ -22,46 +23,46 @@ from dataset_builder.text.nonsense import find_nonsense
 
 PROMPTS = Path(__file__).parents[1] / "prompts"
 MAX_FIELD_CHARACTERS = 4000
-"""What is said in a clip, or seen in it, is cut here: one clip must not cost as much as a book."""
+"""Longest speech or captions of a clip that the model gets: one clip must not cost as much as a book."""
 MAX_ANSWER_CHARACTERS = 20_000
 FAILURES_IN_A_ROW = 20
-"""So many clips without any answer are no longer the fault of clips."""
+"""After this many clips in a row without an answer, the clips are not to blame and the build stops."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NarrateSettings:
-    """Which chat model writes the captions."""
+    """The chat model that writes the captions."""
 
     checkpoint: str | None = None
-    """Folder or id of a chat model that runs here, through transformers."""
+    """Folder or id of a chat model that runs on this machine, through transformers."""
     endpoint: str | None = None
     """Or the address of an OpenAI-compatible server, up to `/v1`: vLLM, or a service."""
     model: str | None = None
-    """endpoint: what it calls the model."""
+    """endpoint: its name for the model."""
     api_key_variable: str | None = None
-    """endpoint: environment variable that holds the key; the key itself never stands in a recipe or a corpus."""
+    """endpoint: environment variable that holds the key; the key itself is never in a recipe or a corpus."""
     prompt_file: str = "narrate"
-    """A shipped prompt (`dataset_builder/prompts/NAME.md`), or a file of yours."""
+    """A shipped prompt (`dataset_builder/prompts/NAME.md`), or a file of your own."""
     max_new_tokens: int = 200
     """The longest answer, in tokens."""
     token_limit_field: str = "max_tokens"
-    """endpoint: under which name it takes that; OpenAI's newer models want `max_completion_tokens`."""
+    """endpoint: the name of that limit in a request; OpenAI's newer models expect `max_completion_tokens`."""
     temperature: float | None = 0.0
-    """endpoint: of the first attempt; null leaves it to the endpoint."""
+    """endpoint: temperature of the first attempt; null leaves it to the endpoint."""
     max_words: int = 100
-    """A longer caption is nonsense."""
+    """A longer caption counts as nonsense."""
     attempts: int = 4
-    """How often a clip is asked about, until it is dropped."""
+    """How often the model is asked about a clip before the clip is dropped."""
     timeout_s: float = 120.0
-    """One answer may take this long."""
+    """Longest time for one answer, in seconds."""
     requests_per_minute: float | None = None
-    """endpoint: by all workers of a machine together; null: as fast as it answers."""
+    """endpoint: limit for all workers of a machine together; null: as fast as it answers."""
     input_price: float | None = None
-    """endpoint: what a million tokens of questions cost, in your currency; the summary adds it up."""
+    """endpoint: price of a million tokens of questions, in your currency; the summary adds up the cost."""
     output_price: float | None = None
-    """endpoint: what a million tokens of answers cost."""
+    """endpoint: price of a million tokens of answers."""
     cache: str | None = None
-    """Folder of the answers; null: `cosmo/calls` in the user's cache folder (XDG_CACHE_HOME)."""
+    """Folder for the answers; null: `cosmo/calls` in the user's cache folder (XDG_CACHE_HOME)."""
 
     def __post_init__(self) -> None:
         positive(self, "max_new_tokens", "max_words", "attempts", "timeout_s", "requests_per_minute")
@@ -85,7 +86,7 @@ RUN_KEYS = (
     "output_price",
     "cache",
 )
-"""Settings that decide where and how fast the answers come, but not what they are: changing one makes nothing anew."""
+"""Settings for where and how fast the answers come, not for their content: changing one does not redo any outcome."""
 
 
 def find_prompt(name_or_file: str) -> Path:
@@ -127,7 +128,7 @@ class NarrateStage:
         return self.chat.provenance() | prompt | limits
 
     def __call__(self, drafts: Iterable[Draft]) -> Iterator[Draft]:
-        """Videos whose clips have captions; a clip that the model has no sensible one for goes, with its reason."""
+        """Videos whose clips have captions; clips for which the model has no usable caption are dropped."""
         return each(drafts, self._narrate)
 
     def _narrate(self, draft: Draft) -> Draft:
@@ -147,10 +148,10 @@ class NarrateStage:
         return draft.with_clips(clips).noted("narrate", self.provenance() | {"spent": dict(spent)})
 
     def _caption(self, material: str, spent: Counter[str]) -> str:
-        """The first sensible caption of several attempts.
+        """The first usable caption of several attempts.
 
         Raises:
-            NoAnswer: if none was.
+            NoAnswer: if there was none.
         """
         fault = ""
         for attempt in range(self.settings.attempts):
@@ -167,7 +168,7 @@ class NarrateStage:
         raise NoAnswer(fault)
 
     def _ask(self, material: str, attempt: int) -> Answer:
-        """An answer from the cache or the model; stops the build where nothing is answered any more."""
+        """An answer from the cache or the model; stops the build if no question gets an answer any more."""
         question = {"model": self.chat.provenance(), "system": self.prompt, "user": material, "attempt": attempt}
         try:
             answer = self.cached(question, lambda: self.chat(self.prompt, material, attempt))
@@ -184,7 +185,7 @@ def make_chat(settings: NarrateSettings) -> ChatModel:
     """The chat model that a recipe names.
 
     Raises:
-        ValueError: if it cannot be loaded, or its key is not there.
+        ValueError: if it cannot be loaded, or its key is missing.
     """
     if settings.checkpoint is not None:
         from dataset_builder.models.chat_transformers import TransformersChat  # torch and transformers take seconds
@@ -210,14 +211,14 @@ def make_chat(settings: NarrateSettings) -> ChatModel:
 
 
 def cache_folder(settings: NarrateSettings) -> Path:
-    """Where the answers are kept."""
+    """The folder in which the answers are kept."""
     if settings.cache is not None:
         return Path(settings.cache)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cosmo" / "calls"
 
 
 def describe(clip: Clip, index: int, num_clips: int, previous: str) -> str:
-    """What the model gets to know about a clip, as JSON; empty where nothing was said or seen."""
+    """The facts about a clip for the model, as JSON; empty if there is neither speech nor a caption."""
     if not (clip.asr or clip.frame_captions or clip.regions):
         return ""
     material = {
@@ -232,12 +233,12 @@ def describe(clip: Clip, index: int, num_clips: int, previous: str) -> str:
 
 
 def read_caption(text: str) -> str:
-    """The caption in a model's answer: the last JSON object in it, whatever stands around it.
+    """The caption in a model's answer: from the last JSON object in it, whatever is around it.
 
     Raises:
         ValueError: if there is no object `{"caption": "..."}`; the message is a reason.
     """
-    text = text.rsplit("</think>", 1)[-1]  # what models that reason aloud say before
+    text = text.rsplit("</think>", 1)[-1]  # drops the reasoning that some models write first
     text, fault = text[-MAX_ANSWER_CHARACTERS:], "answer is no JSON"
     for start in reversed([match.start() for match in re.finditer(r"\{", text)]):
         try:
@@ -254,7 +255,7 @@ def read_caption(text: str) -> str:
 
 
 def price(settings: NarrateSettings, spent: Counter[str]) -> float | None:
-    """What the answers cost; None where the recipe names no prices."""
+    """The cost of the answers; None if the recipe has no prices."""
     if settings.input_price is None and settings.output_price is None:
         return None
     prices = {"input_tokens": settings.input_price or 0.0, "output_tokens": settings.output_price or 0.0}

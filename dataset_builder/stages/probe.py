@@ -1,4 +1,4 @@
-"""The stage `probe`: what a video's header says, and which videos are too long or too large to be decoded at all."""
+"""The stage `probe`: read each video's header, and quarantine videos that are too long or too large to decode."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -12,13 +12,13 @@ from dataset_builder.video.limits import ProbeSettings, too_long
 
 
 class ProbeStage:
-    """Reads the header of every video; its facts go into the provenance."""
+    """Reads the header of every video and records its facts in the provenance."""
 
     def __init__(self, settings: ProbeSettings) -> None:
         self.settings = settings
 
     def __call__(self, drafts: Iterable[Draft]) -> Iterator[Draft]:
-        """Videos that cannot be opened, or pass a limit, go into quarantine."""
+        """The same videos; those that cannot be opened or exceed a limit are quarantined."""
         return each(drafts, self._probe)
 
     def _probe(self, draft: Draft) -> Draft:
@@ -32,7 +32,7 @@ class ProbeStage:
 
 
 def check_facts(facts: VideoFacts, settings: ProbeSettings) -> None:
-    """Refuse by its header a video that passes a limit.
+    """Refuse a video whose header exceeds a limit.
 
     Raises:
         DamagedInput: naming the limit.

@@ -1,7 +1,7 @@
-"""The stage `score`: how well clips and captions fit, by the cosine of their embeddings under a CLIP-type tower.
+"""The stage `score`: how well clips and captions match, by the cosine of their embeddings under a CLIP-type tower.
 
-The whole matrix of a video, clips x captions, stays in its record, as MMC4 does: who trains may choose other pairs or
-another threshold. The stage marks nothing; `filter` does (its `min_similarity` and `misplaced_margin`).
+The full matrix of a video, clips x captions, stays in its record, as in MMC4, so that training can choose other pairs
+or another threshold. The stage marks nothing; `filter` does (its `min_similarity` and `misplaced_margin`).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,25 +15,25 @@ from dataset_builder.stages.segment import SegmentSettings
 from dataset_builder.video.clip_frames import clip_frames
 
 
-DECIMALS = 6  # more than float32 is sure of
+DECIMALS = 6  # more than float32 can resolve
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreSettings:
-    """Which tower compares clips with captions."""
+    """The tower that compares clips with captions."""
 
     tower: str | None = None
-    """Folder or id of a CLIP- or SigLIP-type model with both halves, `toy` is the shipped one; null: segment's tower,
-    whose embeddings of the sampled frames are there already."""
+    """Folder or id of a CLIP- or SigLIP-type model with both halves (`toy` is the shipped one); null: segment's tower,
+    whose embeddings of the sampled frames are reused."""
     frames_per_clip: int = 3
-    """With a tower other than segment's: frames of every clip that are decoded for it."""
+    """With a tower other than segment's: how many frames of each clip are decoded for it."""
 
     def __post_init__(self) -> None:
         positive(self, "frames_per_clip")
 
 
 class ScoreStage:
-    """Fills the clips' `similarity` and the record's `similarity_matrix`."""
+    """Fills in the clips' `similarity` and the record's `similarity_matrix`."""
 
     def __init__(self, settings: ScoreSettings, segment: SegmentSettings) -> None:
         tower = settings.tower or segment.tower
@@ -48,7 +48,7 @@ class ScoreStage:
         self.embed_texts = TextEmbedder(self.embedder)
 
     def provenance(self) -> dict[str, Any]:
-        """Tool, version, weights, and whether the frames are those of `segment`."""
+        """Tool, version, weights, and whether the frames come from `segment`."""
         frames = "segment" if self.shares_frames else self.settings.frames_per_clip
         return {"tool": "cosine", "version": 1, "frames": frames, "embeddings": self.embedder.provenance()}
 
@@ -67,7 +67,7 @@ class ScoreStage:
         return replace(draft, record=record).noted("score", self.provenance())
 
     def _similarities(self, draft: Draft, captions: Sequence[str]) -> tuple[tuple[float | None, ...], ...]:
-        """Cosine of every clip and every caption; None for empty captions."""
+        """Cosine of every clip with every caption; None for empty captions."""
         written = [index for index, caption in enumerate(captions) if caption.strip()]
         matrix: list[list[float | None]] = [[None] * len(captions) for _ in draft.record.clips]
         if written:
@@ -91,5 +91,5 @@ class ScoreStage:
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
-    """Vectors along the last axis, brought to length 1."""
+    """Scale vectors along the last axis to length 1."""
     return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)

@@ -1,7 +1,7 @@
-"""The stage `segment`: a video is watched once, at an even rate, and cut into clips that follow without a gap.
+"""The stage `segment`: sample a video once, at an even rate, and cut it into consecutive clips.
 
-Borders come from kernel temporal segmentation of the frames' embeddings (kts.py); on request they move to hard cuts
-nearby (cuts.py), and neighbours that look alike are joined again, as Panda-70M does after cutting.
+Borders come from kernel temporal segmentation of the frames' embeddings (kts.py). Optionally, they move to nearby hard
+cuts (cuts.py), and neighbours that look alike are joined again, as Panda-70M does after cutting.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,8 +19,8 @@ from dataset_builder.video.limits import ProbeSettings
 
 
 FRAME_BATCH = 64
-SMALL = FrameFit(height_px=64, width_px=64)  # enough to see black and still clips where no tower sets the size
-WINDOW = 1200  # longer videos are cut window by window: the cost of KTS grows with the square of the frames
+SMALL = FrameFit(height_px=64, width_px=64)  # enough to recognise black and static clips if no tower sets the size
+WINDOW = 1200  # sampled frames; longer videos are cut window by window: the cost of KTS grows with their square
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,23 +28,23 @@ class SegmentSettings:
     """How a video is cut into clips: kernel temporal segmentation (KTS) on embeddings of sampled frames."""
 
     tower: str | None = "toy"
-    """Folder of a CLIP- or SigLIP-type model whose pictures' embeddings are compared; `toy` is the shipped one."""
+    """Folder of a CLIP- or SigLIP-type model whose embeddings of frames are compared; `toy` is the shipped one."""
     embeddings: str | None = None
-    """Folder with one `VIDEO_ID.npy` (N, D) per video, made elsewhere at the same rate, in place of a tower."""
+    """Folder with one `VIDEO_ID.npy` (N, D) per video, made elsewhere at the same rate, instead of a tower."""
     frame_rate_hz: float
     """Frames sampled per second of video."""
     frames_per_segment: float
     """At most one segment per this many sampled frames."""
     penalty: float
-    """Price of a border (`vmax` in the literature): larger gives fewer clips; 0 gives as many as allowed."""
+    """Cost of a border (`vmax` in the literature): larger gives fewer clips; 0 gives as many as allowed."""
     min_clip_s: float = 0.0
-    """No clip is shorter, in seconds (a video that is shorter is one clip)."""
+    """Shortest clip, in seconds (a shorter video is one clip)."""
     max_clip_s: float | None = None
-    """No clip is longer, in seconds."""
+    """Longest clip, in seconds; null: no limit."""
     snap_to_cuts_s: float = 0.0
-    """A border moves to a hard cut at most this many seconds away; 0: off. Needs the extra `scenes` (scenedetect)."""
+    """A border moves to a hard cut up to this many seconds away; 0: off. Needs the extra `scenes` (scenedetect)."""
     stitch_above: float | None = None
-    """Neighbours whose mean embeddings have at least this cosine are one clip again (up to max_clip_s); null: off."""
+    """Neighbours whose mean embeddings have at least this cosine are joined (up to max_clip_s); null: off."""
 
     def __post_init__(self) -> None:
         positive(self, "frame_rate_hz", "frames_per_segment")
@@ -96,7 +96,7 @@ class SegmentStage:
         return facts
 
     def __call__(self, drafts: Iterable[Draft]) -> Iterator[Draft]:
-        """Videos with clips that have times alone, their sampled frames and the clips' embeddings."""
+        """Videos with clips that have only times, with their sampled frames and the clips' embeddings."""
         return each(drafts, self._segment)
 
     def _segment(self, draft: Draft) -> Draft:
@@ -121,7 +121,7 @@ class SegmentStage:
         return replace(facts, clip_embeddings=embed_clips(sampled, spans)).noted("segment", self.provenance())
 
     def _watch(self, sampler: FrameSampler, video_id: str) -> Sampled:
-        """Decode once; frames are embedded batch by batch and forgotten."""
+        """Decode once; embed the frames batch by batch without keeping them."""
         from dataset_builder.models.embed import load_embeddings
 
         embeddings, brightness, changes, hashes = [], [], [], []
@@ -147,18 +147,18 @@ class SegmentStage:
 
 
 def segment_video(embeddings: np.ndarray, duration_s: float, settings: SegmentSettings) -> list[tuple[float, float]]:
-    """Clips `(start_s, end_s)` that follow each other without a gap from 0 to the video's end.
+    """Consecutive clips `(start_s, end_s)` from 0 to the video's end.
 
     Args:
-        embeddings: one row per sampled frame, any norm, shape `(N, D)`, N >= 1; frame k stands for the stretch from
-            `k / frame_rate_hz` on.
+        embeddings: one row per sampled frame, any norm, shape `(N, D)`, N >= 1; frame k represents the interval that
+            starts at `k / frame_rate_hz`.
         duration_s: length of the video.
         settings: rate, number of segments, penalty, shortest and longest clip.
     """
     rate = settings.frame_rate_hz
     shortest = max(1, int(np.ceil(settings.min_clip_s * rate - 1e-9)))
     longest = len(embeddings) if settings.max_clip_s is None else int(settings.max_clip_s * rate + 1e-9)
-    longest = max(longest, 2 * shortest - 1)  # whole frames: else some lengths could not be filled
+    longest = max(longest, 2 * shortest - 1)  # in whole frames; else some lengths could not be filled
     borders: list[int] = []
     first = 0
     for part in np.array_split(embeddings, -(-len(embeddings) // WINDOW)):
@@ -173,13 +173,13 @@ def segment_video(embeddings: np.ndarray, duration_s: float, settings: SegmentSe
 def snap_to_cuts(
     spans: Sequence[tuple[float, float]], cuts_s: Sequence[float], within_s: float, shortest_s: float
 ) -> list[tuple[float, float]]:
-    """Move every border to the nearest hard cut, if one is near enough and both clips stay long enough.
+    """Move each border to the nearest hard cut, if it is near enough and both clips stay long enough.
 
     Args:
-        spans: `(start_s, end_s)` of clips that follow without a gap.
-        cuts_s: times of hard cuts, in order.
+        spans: `(start_s, end_s)` of consecutive clips.
+        cuts_s: times of hard cuts, ascending.
         within_s: how far a border may move.
-        shortest_s: no clip gets shorter than this by it.
+        shortest_s: no clip may become shorter than this.
     """
     times = [spans[0][0], *(end_s for _, end_s in spans)]
     for index in range(1, len(times) - 1):
@@ -194,13 +194,13 @@ def snap_to_cuts(
 def stitch(
     spans: Sequence[tuple[float, float]], sampled: Sampled, above: float, max_clip_s: float | None
 ) -> list[tuple[float, float]]:
-    """Join neighbours that look alike, the most alike first, until none is alike enough or short enough together.
+    """Join neighbours that look alike, the most similar first, until none are similar enough or short enough.
 
     Args:
-        spans: `(start_s, end_s)` of clips that follow without a gap.
+        spans: `(start_s, end_s)` of consecutive clips.
         sampled: the video's frames.
         above: least cosine of the clips' mean embeddings.
-        max_clip_s: no joined clip is longer.
+        max_clip_s: longest joined clip.
     """
     joined = list(spans)
     while len(joined) > 1:
@@ -217,13 +217,13 @@ def stitch(
 
 
 def frames_of(span: tuple[float, float], num_frames: int, rate_hz: float) -> slice:
-    """Which of N sampled frames lie in a clip; at least one."""
+    """Which of N sampled frames belong to a clip; at least one."""
     first = min(int(span[0] * rate_hz + 0.5), num_frames - 1)
     return slice(first, min(max(int(span[1] * rate_hz + 0.5), first + 1), num_frames))
 
 
 def embed_clips(sampled: Sampled, spans: Sequence[tuple[float, float]]) -> np.ndarray:
-    """Mean of the unit embeddings of each clip's frames, unit length again: float32, `(C, D)`."""
+    """Mean of the unit embeddings of each clip's frames, scaled to unit length: float32, `(C, D)`."""
     unit = _unit(sampled.embeddings.astype(np.float32))
     return _unit(np.stack([unit[frames_of(span, len(unit), sampled.rate_hz)].mean(axis=0) for span in spans]))
 
@@ -235,14 +235,14 @@ def difference_hashes(frames: np.ndarray) -> np.ndarray:
         frames: uint8, shape `(N, H, W, 3)`, H >= 8 and W >= 9.
 
     Returns:
-        uint64, shape `(N,)`; rescaled or recompressed pictures differ in few bits.
+        uint64, shape `(N,)`; rescaling or recompressing a picture changes few bits.
     """
     grey = frames.mean(axis=3, dtype=np.float32)  # (N, H, W)
     rows, columns = (np.arange(cells) * size // cells for cells, size in zip((8, 9), grey.shape[1:], strict=True))
     cells = np.add.reduceat(np.add.reduceat(grey, rows, axis=1), columns, axis=2)  # (N, 8, 9)
     area = np.outer(np.diff(rows, append=grey.shape[1]), np.diff(columns, append=grey.shape[2]))
     cells = cells / area
-    bits = cells[:, :, :-1] < cells[:, :, 1:] - 0.5  # half a level: noise does not decide between equal cells
+    bits = cells[:, :, :-1] < cells[:, :, 1:] - 0.5  # by half a level, so that noise cannot decide between equal cells
     return np.packbits(bits.reshape(len(frames), 64), axis=1).view(np.uint64)[:, 0]
 
 

@@ -1,7 +1,7 @@
-"""The stage `select`: less data of the same variety. Clips are clustered by what they show, and drawn evenly.
+"""The stage `select`: keep less data with the same variety. Clips are clustered by what they show, and drawn evenly.
 
-The paper's way to do with 72 % of the data: K-means over embeddings, then the same number from each cluster, so that
-what is shown a thousand times gives way to what is shown once.
+This is how the paper uses only 72 % of the data: K-means over embeddings, then the same number from each cluster, so
+that scenes shown a thousand times give way to those shown once.
 """
 
 from collections import defaultdict
@@ -20,10 +20,10 @@ REASON = "not selected"
 
 @dataclass(frozen=True, kw_only=True)
 class SelectSettings:
-    """How many clips stay, and how finely they are told apart. The others stay in the corpus, with their reason."""
+    """How many clips are kept, and how finely they are clustered. The others stay in the corpus, with a reason."""
 
     share: float
-    """Share of the clips that are still kept, above 0 and up to 1, that stays."""
+    """Share to keep of the clips that are still kept, above 0 and up to 1."""
     num_clusters: int = 256
     """K of K-means over the clips' embeddings."""
 
@@ -40,7 +40,7 @@ class SelectStage:
         self.settings, self.seed = settings, seed
 
     def __call__(self, drafts: Drafts) -> Drafts:
-        """The same videos, clips that were not drawn with `keep: false`."""
+        """The same videos, with `keep: false` for clips that were not drawn."""
         kept = read_kept_clips(drafts)
         if not len(kept.clips):
             return drafts
@@ -54,7 +54,7 @@ class SelectStage:
 
 
 def draw_evenly(clusters: np.ndarray, num_wanted: int, seed: int) -> np.ndarray:
-    """Draw rows so that every cluster gives as many as the others; one that has fewer gives all it has.
+    """Draw equally many rows from every cluster; a cluster with fewer rows gives all of them.
 
     Args:
         clusters: cluster of every row, shape `(N,)`.
@@ -66,13 +66,13 @@ def draw_evenly(clusters: np.ndarray, num_wanted: int, seed: int) -> np.ndarray:
     """
     draw = np.random.default_rng(seed)
     order = draw.permutation(len(clusters))
-    by_cluster = order[np.argsort(clusters[order], kind="stable")]  # within a cluster in drawn order
+    by_cluster = order[np.argsort(clusters[order], kind="stable")]  # in drawn order within a cluster
     sizes = np.bincount(clusters)
     starts = np.cumsum(sizes) - sizes
-    rank = np.empty(len(clusters), dtype=np.int64)  # a row's place within its cluster
+    rank = np.empty(len(clusters), dtype=np.int64)  # a row's position within its cluster
     rank[by_cluster] = np.arange(len(clusters)) - np.repeat(starts, sizes)
     tie = np.empty(len(clusters), dtype=np.int64)
     tie[order] = np.arange(len(clusters))
     chosen = np.zeros(len(clusters), dtype=bool)
-    chosen[np.lexsort((tie, rank))[:num_wanted]] = True  # one of each cluster, then a second of each, ...
+    chosen[np.lexsort((tie, rank))[:num_wanted]] = True  # one from each cluster, then a second from each, ...
     return chosen

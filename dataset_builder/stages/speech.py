@@ -1,4 +1,4 @@
-"""The stage `speech`: what is said in a video, every sentence in one clip."""
+"""The stage `speech`: assign every sentence that is said in a video to one clip."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,24 +17,24 @@ ALIGNMENTS = ("overlap", "content")
 
 @dataclass(frozen=True, kw_only=True)
 class SpeechSettings:
-    """Where the speech comes from, and how sentences find their clips.
+    """The source of the speech, and how sentences are assigned to clips.
 
-    Subtitle files beside a video (WebVTT, SRT, or JSON lists as HowTo100M has them) always come first.
+    Subtitle files next to a video (WebVTT, SRT, or JSON lists as in HowTo100M) always come first.
     """
 
     captions: str | None = None
-    """One JSON file for the whole collection, as HowTo100M's caption.json: `{ID: {"start", "end", "text"}}`."""
+    """One JSON file for the whole collection, like HowTo100M's caption.json: `{ID: {"start", "end", "text"}}`."""
     checkpoint: str | None = None
-    """Folder or id of a Whisper model that listens to videos without subtitles; null: these have no speech."""
+    """Folder or id of a Whisper model that transcribes videos without subtitles; null: these have no speech."""
     language: str | None = None
-    """checkpoint: code of the language spoken, such as `en`; null: the model finds out."""
+    """checkpoint: code of the spoken language, such as `en`; null: the model detects it."""
     align: str = "overlap"
-    """`overlap`: a sentence goes to the clip that it overlaps longest. `content`: to the clip nearby that looks most
-    like it, by `segment.tower`, whose text half must know such words."""
+    """`overlap`: a sentence goes to the clip that it overlaps longest. `content`: to the nearby clip that matches it
+    best under `segment.tower`, whose text half must know such words."""
     reach_s: float = 2.0
-    """content: how far from a sentence its clip may lie, in seconds."""
+    """content: how far from a sentence its clip may be, in seconds."""
     phrase_words: int = 3
-    """content: the sentence is compared phrase by phrase, each of this many words; the most alike one counts."""
+    """content: a sentence is compared in phrases of this many words each; the best match counts."""
     off_topic_below: float | None = None
     """content: a sentence with a lower cosine to every clip in reach is off topic and left out; null: off."""
 
@@ -49,14 +49,14 @@ class SpeechSettings:
 
 
 class Listener(Protocol):
-    """Writes down what is said in a video."""
+    """Transcribes the speech of a video."""
 
     def provenance(self) -> dict[str, Any]:
         """Tool, version, weights."""
         ...
 
     def __call__(self, video: Path) -> Sequence[Sentence]:
-        """Sentences in time order; none where nothing is said.
+        """Sentences in time order; none if nothing is said.
 
         Raises:
             DamagedInput: if the sound cannot be decoded.
@@ -65,11 +65,11 @@ class Listener(Protocol):
 
 
 class SpeechStage:
-    """Reads or hears what is said and gives each sentence to one clip.
+    """Reads or transcribes the speech and assigns each sentence to one clip.
 
     Args:
-        settings: where from, and how.
-        tower: whose text half compares sentences with clips, for align: content.
+        settings: the source of the speech, and the alignment.
+        tower: its text half compares sentences with clips, for align: content.
     """
 
     def __init__(self, settings: SpeechSettings, tower: str | None) -> None:
@@ -100,12 +100,12 @@ class SpeechStage:
         left_out = tuple(
             LeftOut(start_s=one.start_s, end_s=one.end_s, reason=_reason(one)) for one in attached.off_topic
         )
-        if left_out:  # the words stay out: they may be personal
+        if left_out:  # without the words, which may be personal
             facts["left_out"] = [[one.start_s, one.end_s, one.reason] for one in left_out]
         return replace(draft, left_out=left_out).with_clips(clips).noted("speech", facts)
 
     def _sentences_of(self, draft: Draft) -> tuple[Draft, Sequence[Sentence], dict[str, Any]]:
-        """The sentences, and what they come from; a video goes on without damaged subtitles or sound."""
+        """The sentences and their source; damaged subtitles or sound do not stop the video."""
         path = draft.source.subtitles or lists_beside(draft.source)
         if path is None:
             if self._listen is None:
@@ -141,6 +141,6 @@ class SpeechStage:
 
 
 def _reason(sentence: Sentence) -> str:
-    """Why a sentence that speaks of nothing that is shown is left out."""
+    """The reason for leaving out a sentence about nothing that is shown."""
     kind = find_personal_data(sentence.text)
     return f"personal data: {kind}" if kind else "off-topic speech"

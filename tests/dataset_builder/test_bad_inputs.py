@@ -117,7 +117,7 @@ def test_subtitles_that_are_no_text_cost_the_speech_alone(folder, recipe):
 
 def test_missing_ground_truth_is_named(folder, tower_dir):
     summary = build(folder, load_recipe("toy", {"segment.tower": str(tower_dir)}))
-    assert "no ground truth beside it (good.json)" in summary.quarantined[0]["reason"]
+    assert "no ground truth next to it (good.json)" in summary.quarantined[0]["reason"]
     assert not list((folder.parent / "out" / "data").iterdir())
 
 

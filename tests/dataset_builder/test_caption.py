@@ -55,7 +55,7 @@ def test_a_video_of_one_step_has_no_other_caption(tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (None, "no ground truth beside it"),
+        (None, "no ground truth next to it"),
         ("{", "not the toy world's"),
         ('{"steps": [{"start_s": 0}]}', "'end_s'"),
         ('{"steps": 3}', "not the toy world's"),

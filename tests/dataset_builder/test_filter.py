@@ -4,7 +4,7 @@ import pytest
 from dataset_builder.corpus.statistics import count_reasons
 from dataset_builder.recipe import FilterSettings
 from dataset_builder.schema import Clip
-from dataset_builder.stages.filter import drop_all, filter_clips, look_at_clips
+from dataset_builder.stages.filter import drop_all, filter_clips, measure_frame_levels
 
 
 SETTINGS = FilterSettings(min_clip_s=1.0, min_caption_words=3, black_below=8.0, static_below=0.5)
@@ -13,10 +13,10 @@ SETTINGS = FilterSettings(min_clip_s=1.0, min_caption_words=3, black_below=8.0, 
 def judge(clips, brightness=100.0, change=3.0, settings=SETTINGS):
     num_frames = int(clips[-1].end_s * 4)
     changes = np.full(num_frames, change)
-    looks = look_at_clips(
+    levels = measure_frame_levels(
         np.full(num_frames, brightness), changes, [(clip.start_s, clip.end_s) for clip in clips], frame_rate_hz=4.0
     )
-    return filter_clips(clips, looks, settings)
+    return filter_clips(clips, levels, settings)
 
 
 def clip(start_s, end_s, caption):
@@ -54,9 +54,9 @@ def test_filters_that_are_off_keep_all():
 
 def test_looks_are_taken_from_the_clips_own_frames():
     brightness, changes = np.array([1.0, 2, 3, 50, 60]), np.array([0.0, 1, 0, 90, 2])
-    looks = look_at_clips(brightness, changes, [(0.0, 1.5), (1.5, 2.4), (2.4, 2.5)], frame_rate_hz=2.0)
+    levels = measure_frame_levels(brightness, changes, [(0.0, 1.5), (1.5, 2.4), (2.4, 2.5)], frame_rate_hz=2.0)
     # the jump from frame 2 to 3 is the border between two clips and moves in neither
-    assert [(look.brightest, look.largest_change) for look in looks] == [(3.0, 1.0), (60.0, 2.0), (60.0, None)]
+    assert [(one.brightest, one.largest_change) for one in levels] == [(3.0, 1.0), (60.0, 2.0), (60.0, None)]
 
 
 def test_reasons_are_counted_without_their_details():

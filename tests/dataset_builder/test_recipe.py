@@ -54,7 +54,11 @@ def test_a_whole_number_is_a_number():
 def test_files_that_are_no_recipe(tmp_path):
     with pytest.raises(ValueError, match=r"no recipe 'tyo': neither a file nor one of the shipped .*laptop, toy"):
         load_recipe("tyo")
-    for content, message in [("- 1", "must hold keys"), ("a: [", "is not YAML"), ("source: x", "'license' is missing")]:
+    for content, message in [
+        ("- 1", "must hold keys"),
+        ("a: [", "is not YAML"),
+        ("source: x", "'license' is missing"),
+    ]:
         (tmp_path / "mine.yaml").write_text(content)
         with pytest.raises(ValueError, match=message):
             load_recipe(tmp_path / "mine.yaml")

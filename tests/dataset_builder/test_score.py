@@ -24,7 +24,7 @@ from dataset_builder.models.embed import TowerEmbedder
 from dataset_builder.models.embed_text import TextEmbedder
 from dataset_builder.recipe import FilterSettings
 from dataset_builder.schema import Clip
-from dataset_builder.stages.filter import Look, filter_clips
+from dataset_builder.stages.filter import FrameLevels, filter_clips
 from dataset_builder.toy.videos import write_toy_videos
 from dataset_builder.video.decode import decode_clips
 from tests.dataset_builder.make_videos import encode, story
@@ -148,15 +148,15 @@ def test_low_and_misplaced_captions_are_dropped_with_their_reasons():
         Clip(start_s=2.0 * k, end_s=2.0 * k + 2, caption=f"caption {k}", similarity=similarity)
         for k, similarity in enumerate(similarities)
     ]
-    looks = [Look(brightest=100.0, largest_change=9.0)] * 4
-    judged = filter_clips(clips, looks, FilterSettings(min_similarity=0.3), {1: 3, 3: 1})
+    levels = [FrameLevels(brightest=100.0, largest_change=9.0)] * 4
+    judged = filter_clips(clips, levels, FilterSettings(min_similarity=0.3), {1: 3, 3: 1})
     assert [clip.drop_reason for clip in judged] == [
         "",
         "caption belongs to another clip: 3",
         "",
         "caption belongs to another clip: 1",
     ]
-    judged = filter_clips(clips, looks, FilterSettings(min_similarity=0.3))
+    judged = filter_clips(clips, levels, FilterSettings(min_similarity=0.3))
     assert [clip.drop_reason for clip in judged] == ["", "similarity below 0.3", "", ""]
 
 

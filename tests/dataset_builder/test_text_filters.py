@@ -9,7 +9,7 @@ from dataset_builder.engines.fingerprint import build_fingerprint
 from dataset_builder.inputs import SourceVideo
 from dataset_builder.recipe import load_recipe
 from dataset_builder.schema import Clip, InterleavedVideo
-from dataset_builder.stages.filter import FilterSettings, FilterStage, Look, filter_clips
+from dataset_builder.stages.filter import FilterSettings, FilterStage, FrameLevels, filter_clips
 from dataset_builder.text.language import function_words, other_language
 from dataset_builder.text.personal_data import find_personal_data
 from dataset_builder.text.text_filters import find_sensitive_word, repeated_share
@@ -146,7 +146,7 @@ PLAIN = Clip(start_s=0.0, end_s=2.0, caption=ENGLISH)
     ],
 )
 def test_each_text_filter_gives_its_reason(clip, reason):
-    (judged,) = filter_clips([clip], [Look(brightest=100.0, largest_change=5.0)], ALL)
+    (judged,) = filter_clips([clip], [FrameLevels(brightest=100.0, largest_change=5.0)], ALL)
     assert (judged.keep, judged.drop_reason) == (not reason, reason)
 
 
