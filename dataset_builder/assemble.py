@@ -1,7 +1,8 @@
-"""From the outcomes of a build to its corpus, in three steps; an interrupted assembly starts over and decodes nothing.
+"""Turn the outcomes of a build into its corpus; an interrupted assembly starts over without decoding anything.
 
-Outcomes become drafts, with clips marked by the stages that see all videos; drafts become shards, which replace the
-old ones in one move; and the folder gets its index, its list of damaged files, its card and its checksums.
+There are three steps: outcomes become drafts, with clips marked by the stages that see all videos; drafts become
+shards, which replace the old ones in one move; and the folder gets its index, its list of damaged files, its card and
+its checksums.
 """
 
 import json
@@ -33,7 +34,7 @@ from dataset_builder.stages.select import SelectStage
 
 @dataclass(frozen=True, kw_only=True)
 class BuildSummary:
-    """What a build wrote."""
+    """Summary of what a build wrote."""
 
     output_dir: str
     num_videos: Mapping[str, int]
@@ -45,17 +46,17 @@ class BuildSummary:
     quarantined: Sequence[Mapping[str, str]]
     """Damaged files, each `{path, reason}`, as in quarantine.jsonl."""
     up_to_date: bool = False
-    """The corpus was there already and nothing had to be done."""
+    """The corpus was already complete, so nothing was done."""
     exit_code: int = 0
-    """0, or 3 where damaged files were found and not allowed."""
+    """0, or 3 if damaged files were found and not allowed."""
     narration: Mapping[str, float] = field(default_factory=dict)
-    """What a chat model took for the captions: `requests`, `input_tokens`, `output_tokens`, and `cost` where the
-    recipe names prices. Answers from the cache count like any other."""
+    """What the captions took from a chat model: `requests`, `input_tokens`, `output_tokens`, and `cost` if the recipe
+    has prices. Answers from the cache count like any other."""
     submitted: str = ""
-    """Not built yet: what was handed to a queue."""
+    """If the build only went to a queue: what was submitted."""
 
     def line(self) -> str:
-        """The summary in one line, with what cost most clips."""
+        """The summary in one line, with the reasons that dropped most clips."""
         if self.submitted:
             return f"{self.output_dir} {self.submitted}"
         splits = ", ".join(f"{count} {split}" for split, count in self.num_videos.items()) or "none"
@@ -71,16 +72,16 @@ class BuildSummary:
 
 
 def assemble(work: Work, refused: Sequence[Fault], count_tokens: TokenCounter | None) -> BuildSummary:
-    """Write the corpus of a build whose outcomes are all there.
+    """Write the corpus of a build that has all its outcomes.
 
     Args:
         work: the build.
-        refused: inputs that no stage has seen.
-        count_tokens: for the card; None counts words.
+        refused: inputs that were refused before any stage.
+        count_tokens: token counter for the card; None counts words.
     """
     remove_leftovers(work.output_dir)
     readable, drafts, faults = read_outcomes(work)
-    (work.state / "state.json").unlink(missing_ok=True)  # from here on the old corpus is being replaced
+    (work.state / "state.json").unlink(missing_ok=True)  # from here on, the old corpus is being replaced
     statistics, tools = write_shards(work, readable, drafts, count_tokens)
     faults = sorted([*refused, *faults], key=lambda fault: fault.path)
     finish_folder(work.output_dir, work.recipe, statistics, tools, faults)
@@ -101,7 +102,7 @@ def read_outcomes(work: Work) -> tuple[list[tuple[SourceVideo, str]], Drafts, li
 
     Returns:
         The readable videos with their keys; their drafts in the same order, with the marks of the stages that see all
-        videos, each read from disk when it is asked for; and what is damaged.
+        videos, each read from disk on demand; and the damaged files.
     """
     readable, faults = list[tuple[SourceVideo, str]](), list[Fault]()
     for source, key in zip(work.sources, work.keys, strict=True):
@@ -126,7 +127,7 @@ def corpus_stages(recipe: Recipe) -> list[CorpusStage]:
 
 @dataclass(frozen=True)
 class SavedDrafts:
-    """What became of every readable video, read from disk one by one as often as wanted."""
+    """The drafts of all readable videos, read from disk one by one as often as needed."""
 
     outcomes: Outcomes
     readable: Sequence[tuple[SourceVideo, str]]
@@ -147,10 +148,10 @@ def _load(outcomes: Outcomes, source: SourceVideo, key: str) -> Draft:
 def write_shards(
     work: Work, readable: Sequence[tuple[SourceVideo, str]], drafts: Drafts, count_tokens: TokenCounter | None
 ) -> tuple[dict[str, SplitStatistics], dict[str, Any]]:
-    """Drafts -> shards, and the videos beside them where the shards do not hold them.
+    """Drafts -> shards, and the videos next to them if the shards do not embed them.
 
     Returns:
-        What is in each split, and what the stages say about themselves that holds for every record.
+        The statistics of each split, and the stages' facts that are the same in every record.
     """
     settings, fresh = work.recipe.shards, work.state / "data"
     statistics, tools = dict[str, SplitStatistics](), dict[str, Any]()
@@ -177,7 +178,7 @@ def write_shards(
 def _records(
     drafts: Iterable[Draft], statistics: SplitStatistics, tools: dict[str, Any], count_tokens: TokenCounter | None
 ) -> Iterator[InterleavedVideo]:
-    """Records in order, counted on the way."""
+    """Yield the records in order, and count them."""
     for draft in drafts:
         statistics.add(draft.record, count_tokens)
         keep_common(tools, draft.record.provenance)
@@ -191,7 +192,7 @@ def finish_folder(
     tools: Mapping[str, Any],
     faults: Sequence[Fault],
 ) -> None:
-    """Folder -> index, list of damaged files, card (where there is anything to tell) and, last, checksums of all."""
+    """Folder -> index, list of damaged files, card (if there are any records) and, last, checksums of all of them."""
     write_index(output_dir)
     lines = [json.dumps(asdict(fault), ensure_ascii=False) + "\n" for fault in faults]
     write_whole(output_dir / "quarantine.jsonl", "".join(lines))
@@ -201,12 +202,12 @@ def finish_folder(
 
 
 def _narration(recipe: Recipe, spent: Counter[str]) -> dict[str, float]:
-    """What the captions took, and what that costs by the recipe's prices."""
+    """Requests and tokens used for the captions, and their cost at the recipe's prices."""
     cost = price(recipe.narrate, spent) if recipe.narrate else None
     return {**spent} if cost is None else {**spent, "cost": cost}
 
 
 def _told(narration: Mapping[str, float]) -> str:
-    """`3 requests, 1200 input tokens, 90 output tokens, cost 0.01`."""
+    """A text such as `3 requests, 1200 input tokens, 90 output tokens, cost 0.01`."""
     counts = [f"{count:.0f} {name.replace('_', ' ')}" for name, count in narration.items() if name != "cost"]
     return ", ".join(counts + ([f"cost {narration['cost']:.4g}"] if "cost" in narration else []))

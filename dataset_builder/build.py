@@ -1,4 +1,4 @@
-"""`cosmo build`: a folder of videos becomes a corpus that streams. Interrupted anywhere, a second run goes on."""
+"""`cosmo build`: turn a folder of videos into a corpus that streams. After an interruption, run it again to continue."""
 
 import fcntl
 import json
@@ -35,22 +35,22 @@ def build_corpus(
     progress: bool = True,
     engine: Engine = run_local,
 ) -> BuildSummary:
-    """Turn a folder of videos into a corpus (docs/corpus.md says what lies where).
+    """Turn a folder of videos into a corpus (docs/corpus.md describes its files).
 
     Args:
-        input_dir: videos with their subtitles beside them; folders train, validation and test make the splits.
-        output_dir: the corpus; a build that was interrupted there goes on, one that is complete is left alone.
-        recipe: a recipe, its shipped name, or a YAML file.
-        workers: processes; None takes one per available processor.
+        input_dir: videos with their subtitles next to them; the folders train, validation and test are the splits.
+        output_dir: the corpus; an interrupted build there continues, a complete one is left alone.
+        recipe: a recipe, the name of a shipped one, or a YAML file.
+        workers: number of processes; None uses one per available processor.
         allow_quarantine: do not exit with code 3 because of damaged files.
         progress: show a progress bar.
-        engine: who runs the stages that see one video at a time (`engines.make_engine`); the corpus is the same.
+        engine: runs the stages that see one video at a time (`engines.make_engine`); the corpus is always the same.
 
     Raises:
-        ValueError: for a folder without videos (or, where that is allowed, with damaged ones alone), an unknown or
-            contradicting recipe, an output folder that holds something else, is inside the input, or has the input
+        ValueError: for a folder without videos (or, if damaged ones are allowed, without any readable one), an unknown
+            or contradictory recipe, an output folder that holds something else, is inside the input, or has the input
             among its files.
-        WriteError: if the disk is full; run again to go on.
+        WriteError: if the disk is full; run again to continue.
         BuildStopped: if another build writes to the same folder, or a worker was killed.
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
@@ -81,7 +81,7 @@ def build_corpus(
                 build=build_corpus,
             )
             tokenizer = recipe.shards.tokenizer
-            count_tokens = token_counter(tokenizer) if tokenizer else None  # before any work: it may be missing
+            count_tokens = token_counter(tokenizer) if tokenizer else None  # before any work, as it may be missing
             submitted = engine(work)
             if submitted:
                 return replace(NOTHING, output_dir=str(output_dir), submitted=submitted)
@@ -99,7 +99,7 @@ NOTHING = BuildSummary(output_dir="", num_videos={}, num_clips=0, num_kept_clips
 
 
 def _remember(work: Work, key: str, summary: BuildSummary) -> None:
-    """Leave the mark of a complete build, last of all, and forget outcomes that no input needs."""
+    """Mark the build as complete, as its last step, and remove outcomes that no input needs."""
     output_dir = work.output_dir
     sizes = {path.name: path.stat().st_size for path in (output_dir / "data").iterdir()}
     write_whole(
@@ -109,7 +109,7 @@ def _remember(work: Work, key: str, summary: BuildSummary) -> None:
 
 
 def _finished(output_dir: Path, key: str) -> BuildSummary | None:
-    """The summary of a complete build of the same inputs by the same recipe, if its shards are still there."""
+    """The summary of a complete build of the same inputs with the same recipe, if its shards are still there."""
     try:
         saved = json.loads((output_dir / ".build" / "state.json").read_text(encoding="utf-8"))
         sizes = {path.name: path.stat().st_size for path in (output_dir / "data").iterdir()}

@@ -1,4 +1,4 @@
-"""The dataset card that a build writes: how it was made, what is in it, what was dropped and why."""
+"""The dataset card that a build writes: how the corpus was made, what it holds, what was dropped and why."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_
 
 
 def keep_common(tools: dict[str, Any], provenance: Mapping[str, Any]) -> None:
-    """Reduce what stages say about themselves to what holds for every record.
+    """Reduce the stages' facts about themselves to those that are the same in every record.
 
     Args:
-        tools: stage -> facts that held so far; empty before the first record. Changed in place.
-        provenance: of one more record.
+        tools: stage -> facts that were the same so far; empty before the first record. Changed in place.
+        provenance: the facts in one more record.
     """
     if not tools:
         tools.update({stage: dict(facts) for stage, facts in provenance.items()})
@@ -38,10 +38,10 @@ def make_card(recipe: Recipe, splits: Mapping[str, SplitStatistics], tools: Mapp
     """The README.md of a corpus: metadata for the Hub, then Markdown.
 
     Args:
-        recipe: what it was built with.
+        recipe: the recipe it was built with.
         splits: statistics of every split that has records.
-        tools: what the stages say about themselves, as far as it holds for every record.
-        num_faults: damaged files listed in quarantine.jsonl.
+        tools: the stages' facts that are the same in every record.
+        num_faults: number of damaged files listed in quarantine.jsonl.
     """
     webdataset = recipe.shards.format == "webdataset"
     stages = [name for name, values in recipe.as_dict().items() if isinstance(values, dict)]
@@ -64,7 +64,7 @@ def make_card(recipe: Recipe, splits: Mapping[str, SplitStatistics], tools: Mapp
 
 
 def _front_matter(recipe: Recipe, splits: Mapping[str, SplitStatistics]) -> str:
-    """Metadata that the Hub and `load_dataset` read, as YAML."""
+    """Metadata for the Hub and `load_dataset`, as YAML."""
     num_videos = sum(split.num_videos for split in splits.values())
     suffix = "tar" if recipe.shards.format == "webdataset" else "parquet"
     files = [{"split": name, "path": f"data/{name}-*.{suffix}"} for name in splits]
@@ -76,7 +76,7 @@ def _front_matter(recipe: Recipe, splits: Mapping[str, SplitStatistics]) -> str:
         "size_categories": [next((name for limit, name in SIZES if num_videos < limit), "n>1M")],
         "configs": [{"config_name": "default", "data_files": files}],
     }
-    if suffix == "tar":  # Parquet holds its features; of a tar they would be guessed from the first rows
+    if suffix == "tar":  # Parquet holds its features; for tars, they would be guessed from the first rows
         card = DatasetCardData()
         DatasetInfosDict({"default": DatasetInfo(features=TAR_FEATURES)}).to_dataset_card_data(card)
         metadata |= card.to_dict()
@@ -84,7 +84,7 @@ def _front_matter(recipe: Recipe, splits: Mapping[str, SplitStatistics]) -> str:
 
 
 def _without_paths(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's settings; of folders on the builder's machine only the last name."""
+    """The recipe's settings, with only the last part of paths on the builder's machine."""
     settings = recipe.as_dict()
     for stage in settings.values():
         if not isinstance(stage, dict):
@@ -92,7 +92,7 @@ def _without_paths(recipe: Recipe) -> dict[str, Any]:
         for key in PRIVATE_KEYS:
             stage.pop(key, None)
         for key in PATH_KEYS:
-            if stage.get(key) and (Path(stage[key]).exists() or Path(stage[key]).is_absolute()):  # else an id
+            if stage.get(key) and (Path(stage[key]).exists() or Path(stage[key]).is_absolute()):  # else it is an id
                 stage[key] = PurePath(stage[key]).name
     tokenizer = settings["shards"]["tokenizer"]
     if tokenizer and Path(tokenizer).is_dir():
@@ -105,7 +105,7 @@ def _with_total(splits: Mapping[str, SplitStatistics]) -> dict[str, SplitStatist
 
 
 def _statistics(splits: Mapping[str, SplitStatistics]) -> str:
-    """What the card of Howto-Interlink7M tells of each of its files."""
+    """The statistics that the card of Howto-Interlink7M gives for each of its files."""
     unit = "tokens" if all(split.num_tokens is not None for split in splits.values()) else "words"
     rows = [
         f"| {name} | {split.num_documents} | {_ratio(split.num_kept, split.num_documents)} "
@@ -152,12 +152,12 @@ def _licenses(splits: Mapping[str, SplitStatistics]) -> str:
 
 
 def _limits(splits: Mapping[str, SplitStatistics], tools: Mapping[str, Any]) -> str:
-    """What a reader should not expect of the corpus, as far as the build knows it."""
+    """What a reader should not expect from the corpus, as far as the build knows."""
     whole = total(splits.values())
     lines = ["Captions and borders were made by the tools below; nobody has read or watched them one by one."]
     writer = (tools.get("caption") or {}).get("tool")
     if writer == "speech":
-        lines.append("A caption is what is said in its clip: it need not describe what is seen.")
+        lines.append("A caption is the speech of its clip: it need not describe what is seen.")
     if writer == "truth":
         lines.append("The captions are the ground truth of rendered videos, not of real ones.")
     if not whole.num_scored:
@@ -177,7 +177,7 @@ def _ratio(part: float | None, whole: float) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that cannot end a table's cell."""
+    """A text without anything that would end a table's cell."""
     return " ".join(text.replace("|", "\\|").split()) or "-"
 
 
@@ -189,7 +189,7 @@ def _dump(values: Any) -> str:
 _WHERE = {
     "parquet": "are embedded in the shards, in the column `video`",
     "webdataset": "are in the tars, as `KEY.mp4` (whatever their container; `video.path` in `KEY.json` has the name)",
-    "files": "lie in `videos/`; `video.path` is relative to this folder",
+    "files": "are in `videos/`; `video.path` is relative to this folder",
 }
 
 _CARD = """---
@@ -197,7 +197,7 @@ _CARD = """---
 
 # Interleaved videos: {source}
 
-Videos cut into clips, in order, each with a caption and with what is said in it. One row is one video.
+Videos cut into clips, in order, each with its caption and its speech. One row is one video.
 
 ```python
 from datasets import load_dataset
@@ -244,7 +244,7 @@ By `cosmo build` with the recipe `{recipe_name}`, through the stages {stages}:
 ```yaml
 {recipe}```
 
-What the stages say about themselves, as far as it holds for every record (the rest is in `provenance`):
+Facts about the stages that are the same for every record (`provenance` has the rest):
 
 ```yaml
 {tools}```

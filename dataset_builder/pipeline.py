@@ -1,21 +1,21 @@
-"""The stages of a recipe, put together. Tools are loaded once, videos come out one by one and in order.
+"""Chain the stages of a recipe. Tools are loaded once; videos come out one by one and in order.
 
 A stage is a callable from drafts to drafts (draft.py). To add one, say `look`:
 
-1. `stages/look.py` holds `LookSettings` (frozen, keyword-only, a docstring under each field) and
+1. In `stages/look.py`, write `LookSettings` (frozen, keyword-only, a docstring under each field) and
    `LookStage(settings)`, with `__call__(self, drafts) -> Iterator[Draft]`. Most stages are `each(drafts, self._work)`,
-   where `_work` takes one draft and gives a changed copy with
-   `draft.noted("look", {"tool": ..., "version": ..., ...})`; one that batches over videos iterates itself and passes
-   over drafts that are `damaged`. `DamagedInput` puts a video into quarantine, any other error ends the build. Its
-   tool has a small interface, and what takes seconds to import (torch, transformers) is imported inside `__init__`,
-   because reading a recipe imports every stage file.
-2. `Recipe` (recipe.py) gets the field `look: LookSettings | None = None` at its place in the order. From then on the
-   YAML may name it; keys called `tower` or `checkpoint` count as models, whose weights a rebuild depends on; other
-   paths are named in PATH_KEYS, so that the card shows only their last part.
-3. `video_stages` below gets its line. A stage that has to see all videos goes into `corpus_stages` (assemble.py):
-   it may read what it is given several times, and returns a view that marks clips (compare/marks.py), so that no
-   corpus has to fit into memory.
-4. Arrays that a later corpus-level stage needs travel in `Draft` and are kept beside the record
+   where `_work` takes one draft and returns a changed copy with
+   `draft.noted("look", {"tool": ..., "version": ..., ...})`; a stage that batches over videos iterates itself and
+   skips drafts that are `damaged`. `DamagedInput` quarantines a video; any other error ends the build. Give its tool a
+   small interface, and import what takes seconds to import (torch, transformers) inside `__init__`, because reading a
+   recipe imports every stage file.
+2. In `Recipe` (recipe.py), add the field `look: LookSettings | None = None` at its position in the order. The YAML can
+   then name it. Keys called `tower` or `checkpoint` count as models, whose weights a rebuild depends on; add other
+   paths to PATH_KEYS, so that the card shows only their last part.
+3. In `video_stages` below, add its line. A stage that has to see all videos goes into `corpus_stages` (assemble.py):
+   it may read its input several times, and returns a view that marks clips (compare/marks.py), so that a corpus need
+   not fit into memory.
+4. If a later corpus-level stage needs arrays, put them into `Draft` and save them with the record
    (engines/outcome_file.py).
 """
 
@@ -39,11 +39,11 @@ from dataset_builder.stages.speech import SpeechStage
 
 
 def video_stages(recipe: Recipe) -> dict[str, partial[Any]]:
-    """How to make the stages that see one video at a time, by their names in the recipe, in order.
+    """Factories of the stages that see one video at a time, by their names in the recipe, in order.
 
-    Calling a value gives the `Stage` and loads its models, so an engine may make some stages here and others
-    elsewhere; it raises `ValueError` where a tool that the recipe names is missing or cannot be loaded. The class in
-    it tells which file the stage is in (fingerprint.py).
+    Calling a value makes the `Stage` and loads its models, so an engine can make some stages in one process and others
+    elsewhere; it raises `ValueError` if a tool that the recipe names is missing or cannot be loaded. Its class tells
+    which file the stage is in (fingerprint.py).
     """
     stages: dict[str, partial[Any]] = {
         "probe": partial(ProbeStage, recipe.probe),
@@ -65,10 +65,10 @@ def video_stages(recipe: Recipe) -> dict[str, partial[Any]]:
 
 
 class VideoPipeline:
-    """Turns input videos into records by one recipe; its models are loaded here.
+    """Turns input videos into records by one recipe; loads the models.
 
     Args:
-        recipe: what to do.
+        recipe: the stages and their settings.
         names: stages to run; None runs all of them.
 
     Raises:
@@ -80,7 +80,7 @@ class VideoPipeline:
         self.stages = [make() for name, make in video_stages(recipe).items() if names is None or name in names]
 
     def __call__(self, sources: Iterable[SourceVideo]) -> Iterator[Draft]:
-        """One draft per video, in order, its record complete but for the video's bytes, or `damaged`."""
+        """One draft per video, in order: either `damaged`, or with a record that lacks only the video's bytes."""
         for draft in self.go_on(begin(source, self.recipe) for source in sources):
             yield replace(draft, sampled=None)
 
@@ -92,7 +92,7 @@ class VideoPipeline:
 
 
 def begin(source: SourceVideo, recipe: Recipe) -> Draft:
-    """A video before its first stage."""
+    """The draft of a video before its first stage."""
     record = InterleavedVideo(
         video_id=source.video_id,
         video_path=source.stored_path,

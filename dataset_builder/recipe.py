@@ -1,4 +1,4 @@
-"""Recipes: which settings each stage of a build runs with. YAML only selects values; this file is what reads it."""
+"""Recipes: the settings of each stage of a build. YAML only selects values, and only this file reads it."""
 
 import difflib
 import types
@@ -39,46 +39,46 @@ __all__ = [
     "load_recipe",
 ]
 SHIPPED = Path(__file__).parent / "recipes"
-WORD_FILES = ("sensitive_words",)  # small files that decide what a stage does
-CORPUS_STAGES = ("deduplicate", "select", "shards")  # they see all videos; every other stage sees one at a time
-MODEL_KEYS = ("tower", "checkpoint", "regions_checkpoint")  # in every stage: a folder, or the id of a repository
-PATH_KEYS = (*MODEL_KEYS, *WORD_FILES, "embeddings", "captions", "prompt_file")  # what stages read from this machine
-PRIVATE_KEYS = ("endpoint", "cache", "api_key_variable")  # about this machine alone: no card shows them
+WORD_FILES = ("sensitive_words",)  # small files whose content decides what a stage does
+CORPUS_STAGES = ("deduplicate", "select", "shards")  # these see all videos; every other stage sees one at a time
+MODEL_KEYS = ("tower", "checkpoint", "regions_checkpoint")  # in any stage: a folder, or the id of a repository
+PATH_KEYS = (*MODEL_KEYS, *WORD_FILES, "embeddings", "captions", "prompt_file")  # files that stages read
+PRIVATE_KEYS = ("endpoint", "cache", "api_key_variable")  # only about this machine: no card shows them
 Settings = TypeVar("Settings")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that decides what a build writes. The stages stand in the order in which they run."""
+    """Everything that decides what a build writes. The stages are in the order in which they run."""
 
     name: str
     """Name of the shipped recipe or of the file, without suffix."""
     source: str
-    """Which collection the videos come from; stands in every record."""
+    """Collection that the videos come from; stored in every record."""
     license: str
-    """Licence of the videos, an SPDX-like id as the Hub writes it; stands in every record and in the card."""
+    """Licence of the videos, an SPDX-like id as the Hub writes it; stored in every record and in the card."""
     seed: int = 0
-    """Seed of all that is drawn by chance."""
+    """Seed of all random draws."""
     probe: ProbeSettings = field(default_factory=ProbeSettings)
-    """Which videos are too long or too large; always runs."""
+    """Quarantines videos that are too long or too large; always runs."""
     segment: SegmentSettings
     """Cuts videos into clips; always runs."""
     speech: SpeechSettings | None = None
-    """Gives clips what is said in them; without it their `asr` is empty."""
+    """Adds speech to clips; without it, their `asr` is empty."""
     look: LookSettings | None = None
-    """Gives clips captions of single frames and of regions; without it they have none."""
+    """Adds captions of single frames and of regions to clips; without it, they have none."""
     caption: CaptionSettings | None = None
-    """Gives clips their captions; without it they are empty."""
+    """Adds captions to clips; without it, they are empty."""
     narrate: NarrateSettings | None = None
-    """Gives clips captions that read on from one another, in place of `caption`."""
+    """Adds captions that continue from clip to clip, instead of `caption`."""
     score: ScoreSettings | None = None
-    """Compares clips with captions; without it there are no similarities."""
+    """Compares clips with captions; without it, there are no similarities."""
     filter: FilterSettings | None = None
-    """Marks clips that are not worth keeping; without it all are kept."""
+    """Marks clips that are not worth keeping; without it, all are kept."""
     deduplicate: DeduplicateSettings | None = None
-    """Marks what is there more than once; without it copies stay."""
+    """Marks copies of videos, captions and clips; without it, they stay."""
     select: SelectSettings | None = None
-    """Marks all but an even draw over what the clips show; without it all stay."""
+    """Marks all clips but an even draw over what they show; without it, all stay."""
     shards: ShardSettings
     """Writes the corpus; always runs."""
 
@@ -95,7 +95,7 @@ class Recipe:
         return asdict(self)
 
     def for_one_video(self) -> dict[str, Any]:
-        """The part that a single video's record depends on, before the stages that see all of them."""
+        """The settings that a single video's record depends on, before the stages that see all videos."""
         stages = {stage: values for stage, values in self.as_dict().items() if stage not in CORPUS_STAGES}
         if self.narrate:
             stages["narrate"] = {key: value for key, value in stages["narrate"].items() if key not in RUN_KEYS}
@@ -113,11 +113,11 @@ class Recipe:
 
 
 def load_recipe(name_or_file: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """A shipped recipe by its name, or one of your own by its file.
+    """Load a shipped recipe by its name, or your own by its file.
 
     Args:
         name_or_file: `toy`, `laptop`, or the path of a YAML file.
-        overrides: dotted keys with values that replace the file's, such as `{"segment.tower": "clip-vit-b32"}`.
+        overrides: dotted keys with values that replace those of the file, such as `{"segment.tower": "clip-vit-b32"}`.
 
     Raises:
         ValueError: for an unknown name or key, a value of the wrong type, or values that contradict each other.
@@ -141,7 +141,7 @@ def load_recipe(name_or_file: str | Path, overrides: Mapping[str, Any] | None = 
 
 
 def read_settings(kind: type[Settings], values: Mapping[str, Any], where: str) -> Settings:
-    """A settings class from the mapping in a file; the one way in which YAML is read.
+    """Build a settings class from the mapping in a file; all YAML is read this way.
 
     Raises:
         ValueError: for an unknown key, a value of the wrong type, or values that contradict each other.
@@ -150,19 +150,19 @@ def read_settings(kind: type[Settings], values: Mapping[str, Any], where: str) -
 
 
 def _refuse_disorder(keys: Sequence[object], where: str) -> None:
-    """A recipe reads as what happens: its stages stand in the order in which they run."""
+    """Refuse a recipe whose stages are not in the order in which they run, as a recipe is read from top to bottom."""
     hints = get_type_hints(Recipe)
     order = [item.name for item in fields(Recipe) if _settings_class(hints[item.name])]
     found = [key for key in keys if key in order]
     for before, after in pairwise(found):
         if order.index(str(after)) < order.index(str(before)):
             raise ValueError(
-                f"{where}: {after!r} stands after {before!r} but runs before it; the order is {', '.join(order)}"
+                f"{where}: {after!r} comes after {before!r} but runs before it; the order is {', '.join(order)}"
             )
 
 
 def _override(values: dict[str, Any], dotted: str, value: object) -> None:
-    """Put one value into nested mappings; unknown names are left to the reader, which refuses them."""
+    """Put one value into nested mappings; unknown names are refused later, when the settings are read."""
     *stages, key = dotted.split(".")
     for stage in stages:
         values = values.setdefault(stage, {})
@@ -172,7 +172,7 @@ def _override(values: dict[str, Any], dotted: str, value: object) -> None:
 
 
 def _read(kind: type[Settings], values: object, where: str, prefix: str) -> Settings:
-    """Build a settings class from a mapping, refusing unknown, missing and ill-typed keys by the name typed."""
+    """Build a settings class from a mapping; refuse unknown, missing and ill-typed keys by the name that was typed."""
     if not isinstance(values, dict):
         raise ValueError(f"{where}: {prefix.rstrip('.')!r} must hold keys and values, found {values!r}")
     known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
@@ -212,5 +212,5 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 
 
 def _settings_class(hint: Any) -> Any:
-    """The settings class among them; None where a plain value is meant."""
+    """The settings class among the types of a hint; None for a plain value."""
     return next((kind for kind in _alternatives(hint) if is_dataclass(kind)), None)

@@ -68,7 +68,7 @@ def test_stages_out_of_running_order_are_refused(tmp_path):
     text = (SHIPPED / "toy.yaml").read_text()
     head, stages = text.split("segment:\n")
     (tmp_path / "mine.yaml").write_text(f"{head}filter:\n  min_clip_s: 1.0\nsegment:\n{stages.split('filter:')[0]}")
-    with pytest.raises(ValueError, match=r"recipe mine: 'segment' stands after 'filter' but runs before it; "):
+    with pytest.raises(ValueError, match=r"recipe mine: 'segment' comes after 'filter' but runs before it; "):
         load_recipe(tmp_path / "mine.yaml")
 
 
