@@ -1,4 +1,4 @@
-"""`cosmo build`: turn a folder of videos into a corpus that streams. After an interruption, run it again to continue."""
+"""`cosmo build`: turn a folder of videos into a corpus that streams. Interrupted anywhere, a second run continues."""
 
 import fcntl
 import json

@@ -1,4 +1,4 @@
-"""Howto-Interlink7M, as published: lists of captioned clips beside videos that users bring, or shards that hold both.
+"""Read Howto-Interlink7M as published: lists of captioned clips for videos that users have, or shards with both.
 
 Source: https://huggingface.co/datasets/Awiny/Howto-Interlink7M. The lists give times in the original video; the
 released training read videos that were shrunk to 256 px and played five times as fast, so it divided seconds by 5.
@@ -26,7 +26,7 @@ from dataset_builder.schema import FEATURES, Clip, InterleavedVideo, to_row
 
 RELEASED_SPEED = 5.0
 PUBLISHED = "hf://datasets/Awiny/Howto-Interlink7M"
-FILES = {  # the last name is spelled so in the repository
+FILES = {  # the repository spells the last name like this
     "all_clips": {
         "train": ["Howto-Interlink7M_subset_w_all_clips_train.tsv"],
         "validation": ["Howto-Interlink7M_subset_w_all_clips_val.tsv"],
@@ -40,32 +40,33 @@ FILES = {  # the last name is spelled so in the repository
     },
 }
 TAR_MEMBERS = {**dict.fromkeys(VIDEO_EXTENSIONS, MAX_VIDEO_BYTES), "json": 4_000_000}
-REVERSED_CLIP_S = 2.0  # of a clip whose start is not before its end the released reader takes the last two seconds
+REVERSED_CLIP_S = 2.0  # the released reader takes the last two seconds of a clip whose start is not before its end
 REPORT = "read_report"
 
 
 @dataclass
 class HowtoInterlinkConfig(datasets.BuilderConfig):
-    """Where lists and videos lie. `name` is `all_clips` or `sampled_clips`."""
+    """Location of lists and videos. `name` is `all_clips` or `sampled_clips`."""
 
     annotations: str = PUBLISHED
     """Folder or address with the published `.tsv` files."""
     videos: str = ""
-    """Folder or address with the videos; `path` of a list is relative to it."""
+    """Folder or address with the videos; the column `path` of a list is relative to it."""
     video_speed: float = 1.0
     """How many times as fast as the originals the videos play; 5 for the released ones."""
     num_shards: int = 64
-    """Ranges of lines that a list is read in; a multiple of nodes x workers is read fastest."""
+    """Number of line ranges that a list is read in; a multiple of nodes x workers is fastest."""
     report: str | None = None
-    """Folder for the counts of what streaming leaves out (`read_summary`); `download_and_prepare` keeps its own."""
+    """Folder for the counts of what streaming leaves out (`read_summary`); `download_and_prepare` has its own."""
 
 
 class HowtoInterlink(datasets.GeneratorBasedBuilder):
-    """Rows of the corpus's schema, one per document whose video exists and opens.
+    """Rows in the corpus schema, one per document whose video exists and opens.
 
-    `HowtoInterlink("all_clips", videos=FOLDER).as_streaming_dataset("train")`, or `download_and_prepare(num_proc=N)`
-    and `as_dataset("train")`. In a local folder a row names its video, and `decode_clip(row, index, num_frames,
-    root=FOLDER)` decodes it; from an address, rows hold the videos' bytes. Times are those of the file that is read.
+    Use `HowtoInterlink("all_clips", videos=FOLDER).as_streaming_dataset("train")`, or
+    `download_and_prepare(num_proc=N)` and `as_dataset("train")`. With a local folder, a row names its video, and
+    `decode_clip(row, index, num_frames, root=FOLDER)` decodes it; with an address, rows hold the videos' bytes. Times
+    refer to the file that is read.
     """
 
     VERSION = datasets.Version("1.0.0")
@@ -84,10 +85,10 @@ class HowtoInterlink(datasets.GeneratorBasedBuilder):
             raise ValueError(f"video_speed is {self.config.video_speed}; it must be above 0 (released videos: 5)")
 
     def summary(self) -> ReadSummary:
-        """What `download_and_prepare` left out and why.
+        """What `download_and_prepare` left out, and why.
 
         Raises:
-            ValueError: before it ran.
+            ValueError: if it has not run yet.
         """
         return read_summary(Path(self._output_dir, REPORT))
 
@@ -124,7 +125,7 @@ class HowtoInterlink(datasets.GeneratorBasedBuilder):
 def howto_interlink_shards(
     shards: Source, video_speed: float = RELEASED_SPEED, report: str | Path | None = None
 ) -> datasets.IterableDataset:
-    """The released WebDataset form: tars of `mp4` with `json`, whose `clips` are again JSON; rows hold the videos.
+    """Read the released WebDataset form: tars of `mp4` with `json`, whose `clips` are also JSON; rows hold the videos.
 
     Args:
         shards: `.tar` files.
@@ -141,7 +142,7 @@ def howto_interlink_shards(
 
 
 def parse_time(text: str) -> float:
-    """Seconds of `H:MM:SS`, `MM:SS` or `SS`, also with a fraction.
+    """Seconds of `H:MM:SS`, `MM:SS` or `SS`, optionally with a fraction.
 
     Raises:
         DamagedInput: for anything else.
@@ -155,20 +156,20 @@ def parse_time(text: str) -> float:
 
 
 def parse_clips(text: Any, speed: float, duration_s: float, tally: Tally, name: str) -> tuple[Clip, ...]:
-    """The clips of a document, in its order and in the time of the file that is read.
+    """The clips of a document, in its order and in times of the file that is read.
 
-    A clip whose start is not before its end becomes the two seconds before its end, as the released reader does. Clips
-    that begin behind the end of the video, or are malformed, are left out and counted.
+    A clip whose start is not before its end becomes the two seconds before its end, as in the released reader. Clips
+    that begin after the end of the video or are malformed are left out and counted.
 
     Args:
         text: JSON list of `{"clip": "H:MM:SS - H:MM:SS", "caption": ...}`.
         speed: how many times as fast as the original the video plays.
-        duration_s: of the video as it plays.
+        duration_s: duration of the video as it plays.
         tally: counts clips.
-        name: of the document, for the counts.
+        name: name of the document, for the counts.
 
     Raises:
-        DamagedInput: if the text is no such list.
+        DamagedInput: if the text is not such a list.
     """
     entries = parse_json(text) if isinstance(text, str) else text
     if not isinstance(entries, list):
@@ -246,7 +247,7 @@ def _read_tar(url: str, tally: Tally, speed: float) -> Iterator[dict[str, Any]]:
 def _record(
     path: str, video: FoundVideo, clips: Any, speed: float, facts: dict[str, Any], tally: Tally
 ) -> Iterator[dict[str, Any]]:
-    """The row of a document, or nothing where no clip is left."""
+    """Yield the row of a document, or nothing if no clip is left."""
     try:
         parsed = parse_clips(clips, speed, video.duration_s, tally, path)
     except DamagedInput as error:

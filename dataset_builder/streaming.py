@@ -1,9 +1,9 @@
-"""Stream a corpus for training: shuffled by seed, dealt to ranks and workers, resumed exactly where it stopped.
+"""Stream a corpus for training: shuffled by seed, split over ranks and workers, resumed exactly where it stopped.
 
 `load_dataset(..., streaming=True)` reads every corpus, and its resume is exact as long as nothing is shuffled. With
-`.shuffle(buffer_size=...)` it is not: what waits in the buffer when a run stops is gone. Stopped in the middle of 40
-rows with a buffer of 10, datasets 5.2 hands out 35 of them (test_streaming.py). Here no row waits anywhere: the order
-is a function of seed and epoch (stream_order.py), so that a position says it all.
+`.shuffle(buffer_size=...)` it is not: rows in the buffer are lost when a run stops. Stopped in the middle of 40 rows
+with a buffer of 10, datasets 5.2 yields 35 of them (test_streaming.py). Here no rows are buffered: the order is a
+function of seed and epoch (stream_order.py), so a position is the complete state.
 """
 
 import hashlib
@@ -23,24 +23,24 @@ from dataset_builder.corpus.stream_order import EpochOrder
 from dataset_builder.schema import InterleavedVideo
 
 
-LANES = 12  # 1, 2, 3, 4, 6 and 12 readers divide it
+LANES = 12  # divisible by 1, 2, 3, 4, 6 and 12 readers
 
 
 @dataclass(frozen=True)
 class _Point:
-    """How far an epoch is."""
+    """Progress within an epoch."""
 
     position: int = 0
-    """Next is the batch at `position + rank` of the epoch; all before `position` are done where ranks are in step."""
+    """The next batch is at `position + rank` of the epoch; with ranks in step, all before `position` are done."""
     rows: int = 0
-    """Rows of the next batch that are done, too."""
+    """Rows of the next batch that are also done."""
     worker: int | None = None
-    """Whose point it is, where one worker alone tells its own."""
+    """The worker whose progress this is, if it is that of one worker only."""
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """A block of a shard, and which of its rows are wanted."""
+    """A block of a shard, and the rows wanted from it."""
 
     shard: Shard
     block: int
@@ -60,32 +60,32 @@ def stream_corpus(
     rank: int | None = None,
     lanes: int = LANES,
 ) -> "CorpusStream":
-    """Records of a split for a torch `DataLoader`, in an order that depends on corpus, seed and epoch alone.
+    """Stream the records of a split for a torch `DataLoader`; the order depends only on corpus, seed and epoch.
 
-    With `DataLoader(stream, batch_size=n)` give the same `batch_size=n` here: the batches of an epoch are then the
-    same, and in the same order, whatever the number of workers (without batches: `DataLoader(stream,
-    batch_size=None)`). The ranks' batches of a step are `num_replicas` neighbours of one global order, which does not
-    depend on the number of ranks either. Ranks get equally many batches, or one more; the last batch of an epoch may
-    be smaller. Nothing is left out and nothing comes twice.
+    With `DataLoader(stream, batch_size=n)`, pass the same `batch_size=n` here: an epoch then has the same batches in
+    the same order, whatever the number of workers (without batches: `DataLoader(stream, batch_size=None)`). The ranks'
+    batches of a step are `num_replicas` neighbours in one global order, which does not depend on the number of ranks
+    either. The numbers of batches of any two ranks differ by at most one; the last batch of an epoch may be smaller.
+    Every row comes exactly once.
 
     Args:
-        corpus: a folder, a dataset repository of the Hub (`owner/name`), or an address that fsspec opens.
+        corpus: a folder, a dataset repository on the Hub (`owner/name`), or an address that fsspec opens.
         split: "train", "validation" or "test".
-        seed: of the shuffled order; None streams in corpus order, where every worker reads every block.
-        columns: what to read; `video.path` for the path without the bytes; None reads all. Other fields of the
+        seed: seed of the shuffled order; None streams in corpus order, in which every worker reads every block.
+        columns: columns to read; `video.path` for the path without the bytes; None reads all. Other fields of the
             records keep their defaults.
         filters: `(column, operator, value)`, all of which must hold, on `video_id`, `duration_s`, `source`, `license`;
-            of Parquet shards only. They are evaluated once, here, on those columns alone.
-        include_dropped: also hand out the clips that a filter rejected. Records whose clips were all rejected come
-            in any case, then without clips.
+            only for Parquet shards. They are evaluated once, in this call, on those columns only.
+        include_dropped: also yield the clips that a filter rejected. Records whose clips were all rejected are always
+            yielded; without this, they have no clips.
         batch_size: rows that stay together, in one worker's batch.
-        num_replicas: number of ranks; None asks torch.distributed where it is initialised, else 1.
-        rank: this one's number; None as above.
-        lanes: a multiple of ranks x workers; part of what defines the order. In memory are at most `lanes` blocks,
-            over all ranks and workers together.
+        num_replicas: number of ranks; None asks torch.distributed if it is initialised, else 1.
+        rank: number of this rank; None as above.
+        lanes: a multiple of ranks x workers; part of the definition of the order. At most `lanes` blocks are in
+            memory, over all ranks and workers together.
 
     Raises:
-        ValueError: if the corpus has no such split, column or rank, or misses a shard.
+        ValueError: if the corpus has no such split or column, there is no such rank, or a shard is missing.
     """
     if num_replicas is None or rank is None:
         initialised = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -113,7 +113,7 @@ def stream_corpus(
 
 
 class CorpusStream(IterableDataset[InterleavedVideo]):
-    """The stream that `stream_corpus` makes. One position in the order of the epoch is its whole state."""
+    """The stream that `stream_corpus` returns. Its complete state is one position in the order of the epoch."""
 
     def __init__(
         self,
@@ -130,20 +130,20 @@ class CorpusStream(IterableDataset[InterleavedVideo]):
         self._reader, self._blocks, self._include_dropped = reader, blocks, include_dropped
         self._seed, self._batch_size, self._lanes = seed, batch_size, lanes
         self._num_replicas, self._rank = num_replicas, rank
-        # Shared, so that workers which live over several epochs see what `set_epoch` says in the main process.
+        # Shared, so that workers that live for several epochs see `set_epoch` calls of the main process.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._start = _Point()  # where the next iteration begins, in the epoch of a loaded state
+        self._start = _Point()  # where the next iteration starts, in the epoch of a loaded state
         self._start_epoch = 0
         self._reached = _Point()
         self._identity = self._make_identity()
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; call it before each one. A loaded position counts for the loaded epoch only."""
+        """Choose the epoch; call this before each epoch. A loaded position applies only to the loaded epoch."""
         self._epoch.fill_(epoch)
 
     @property
     def epoch(self) -> int:
-        """The epoch that the next iteration hands out."""
+        """The epoch of the next iteration."""
         return int(self._epoch)
 
     @property
@@ -175,26 +175,26 @@ class CorpusStream(IterableDataset[InterleavedVideo]):
                 self._reached = _Point(position, 0 if complete else index + 1, number)
                 yield record if self._include_dropped else record.kept()
         if worker is None:
-            self._start = _Point()  # the next iteration begins from the front
+            self._start = _Point()  # the next iteration starts from the beginning
 
     def state_dict(self, num_samples: int | None = None) -> dict[str, Any]:
         """The position, as plain values.
 
         Args:
-            num_samples: rows of this rank that came out of a `DataLoader` since the epoch began or a state was
-                loaded: its workers read ahead, so that only the loop that consumes the rows knows how many were
-                used. None: as many as this object itself handed out (iteration without workers; torchdata's
-                `StatefulDataLoader` asks its workers this way).
+            num_samples: rows of this rank that a `DataLoader` returned since the epoch began or a state was loaded:
+                its workers read ahead, so only the loop that consumes the rows knows how many were used. None: as many
+                as this object itself yielded (iteration without workers; torchdata's `StatefulDataLoader` asks its
+                workers this way).
         """
         point = self._reached if num_samples is None else self._after(num_samples)
         return {"epoch": self.epoch, **asdict(point), "num_replicas": self._num_replicas, **self._identity}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state: with any number of workers, and between batches also with another number of ranks.
+        """Continue from a state: with any number of workers and, between batches, also with another number of ranks.
 
         Raises:
-            ValueError: if the state is that of another order: of another corpus, split, filter, seed, batch size
-                or number of lanes.
+            ValueError: if the state belongs to another order: another corpus, split, filter, seed, batch size or
+                number of lanes.
         """
         for name, expected in self._identity.items():
             if state.get(name) != expected:
@@ -202,7 +202,7 @@ class CorpusStream(IterableDataset[InterleavedVideo]):
                 raise ValueError(f"the state is of a stream with {name} {found!r}; this one has {expected!r}")
         if state["rows"] and state["num_replicas"] != self._num_replicas:
             raise ValueError(
-                f"the state lies inside a batch of one of {state['num_replicas']} ranks; it cannot be loaded with "
+                f"the state is inside a batch of one of {state['num_replicas']} ranks; it cannot be loaded with "
                 f"{self._num_replicas}"
             )
         self.set_epoch(state["epoch"])
@@ -210,22 +210,22 @@ class CorpusStream(IterableDataset[InterleavedVideo]):
         self._start = self._reached = _Point(state["position"], state["rows"], state["worker"])
 
     def _begin(self) -> "_Point":
-        """The loaded point, where it is of this epoch."""
+        """The loaded point if it belongs to this epoch, else the epoch's start."""
         return self._start if self._start_epoch == self.epoch else _Point()
 
     def _after(self, num_samples: int) -> "_Point":
-        """The point `num_samples` of this rank after the loaded one."""
+        """The point that is `num_samples` of this rank after the loaded one."""
         begin = self._begin()
         batches, rows = divmod(begin.rows + num_samples, self._batch_size)
         return _Point(begin.position + batches * self._num_replicas, rows)
 
     def _share(self, begin: "_Point", worker: int | None, num_workers: int) -> tuple[int, int, int]:
-        """First position of this rank and worker, the distance to their next, rows of the first that are done.
+        """First position of this rank and worker, the stride to their next one, finished rows of the first.
 
-        Ranks and workers are counted from where the iteration begins: a `DataLoader` asks worker 0 first.
+        Ranks and workers are counted from the start of the iteration: a `DataLoader` asks worker 0 first.
 
         Raises:
-            ValueError: if ranks x workers do not divide the lanes, or the point is that of another worker.
+            ValueError: if ranks x workers do not divide the lanes, or the point belongs to another worker.
         """
         stride = self._num_replicas * num_workers
         if self._seed is not None and self._lanes % stride:
@@ -245,16 +245,16 @@ class CorpusStream(IterableDataset[InterleavedVideo]):
         return EpochOrder(rows, self._seed, self.epoch, self._lanes, self._batch_size)
 
     def _open(self, open_blocks: dict[int, tuple[int, Block]], lane: int, block: int) -> Block:
-        """The block that a lane is in; a lane has one, and lanes that meet in a block share it."""
+        """The block that a lane currently reads; lanes that reach the same block share it."""
         if lane not in open_blocks or open_blocks[lane][0] != block:
-            open_blocks.pop(lane, None)  # given back before the next one is read
+            open_blocks.pop(lane, None)  # freed before the next one is read
             shared = next((rows for number, rows in open_blocks.values() if number == block), None)
             place = self._blocks[block]
             open_blocks[lane] = (block, self._reader.read(place.shard, place.block) if shared is None else shared)
         return open_blocks[lane][1]
 
     def _make_identity(self) -> dict[str, Any]:
-        """What two streams must agree in, so that one can go on from the other's position."""
+        """The properties in which two streams must agree for one to continue from the other's position."""
         rows = [
             (block.shard.path, block.block, len(block.wanted) if isinstance(block.wanted, range) else block.wanted)
             for block in self._blocks

@@ -12,12 +12,12 @@ ENGINES = ("local", "slurm", "ray", "ray-data")
 
 
 def make_engine(name: str, cluster: ClusterSettings | None = None) -> Engine:
-    """An engine by its name.
+    """Look up an engine by its name.
 
     Args:
-        name: `local`, `slurm`, `ray` (each rank is a task) or `ray-data` (Ray Data, where the stages with models
-            overlap with those without).
-        cluster: what a rank asks of the cluster.
+        name: `local`, `slurm`, `ray` (each rank is a task) or `ray-data` (Ray Data, which runs stages with models and
+            stages without in parallel).
+        cluster: resources that a rank requests from the cluster.
 
     Raises:
         ValueError: for another name.

@@ -1,4 +1,4 @@
-"""What a rank asks of a cluster. It changes no byte of the corpus, so it stands beside the recipe and not in it."""
+"""Resources that a rank requests from a cluster. They are not in the recipe, as they change no byte of the corpus."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,21 +14,21 @@ class ClusterSettings:
     """Resources of one rank, for Slurm and Ray."""
 
     cpus_per_rank: int = 1
-    """Processors; the stages of a rank run in one process, so more of them mean more memory and little else."""
+    """Processors; the stages of a rank run in one process, so more processors mean more memory and little else."""
     memory_gb_per_cpu: int = 2
-    """Memory for each of them, in GiB."""
+    """Memory per processor, in GiB."""
     gpus_per_rank: int = 0
-    """1 where the recipe names models that should run on a GPU; Slurm and Ray show each rank its own alone."""
+    """1 if the recipe names models that should run on a GPU; Slurm and Ray let each rank see only its own GPU."""
     partition: str = "normal"
-    """Slurm: where the jobs queue."""
+    """Slurm: partition for the jobs."""
     time: str = "24:00:00"
-    """Slurm: time limit of a rank, as sbatch writes it. A rank that runs into it goes on in the next run."""
+    """Slurm: time limit of a rank, in the format of sbatch. A rank that exceeds it continues in the next run."""
     account: str | None = None
-    """Slurm: who pays."""
+    """Slurm: account to charge."""
     qos: str | None = None
     """Slurm: quality of service."""
     setup: str | None = None
-    """Slurm: shell line that enters the environment; null puts the one that submits on the path."""
+    """Slurm: shell command that activates the environment; null puts the submitting environment on the path."""
 
     def __post_init__(self) -> None:
         positive(self, "cpus_per_rank", "memory_gb_per_cpu")

@@ -1,8 +1,9 @@
-"""Which code and which inputs an outcome depends on: what a build may keep, and what it must do again.
+"""Fingerprints of the code and inputs that an outcome depends on, to decide what a build may keep and what to redo.
 
 An outcome is what the stages made of one video. It depends on the files of these stages and on every file of this
-package that they import, directly or not; it does not depend on how a corpus is written, described or inspected. So an
-edit of the card leaves a million outcomes alone, and an edit of a stage does not (decision record 0006).
+package that they import, directly or indirectly; it does not depend on how a corpus is written, described or
+inspected. So an edit of the card leaves a million outcomes alone, and an edit of a stage does not (decision record
+0006).
 """
 
 import ast
@@ -23,17 +24,17 @@ from dataset_builder.stages.narrate import prompt_hash
 
 PACKAGE = Path(__file__).parents[1]
 OUTCOME_FORMAT = "dataset_builder.engines.outcome_file"  # how an outcome is written and read
-STAGES_IN_ORDER = "dataset_builder.pipeline"  # itself, but not the stages that it imports: a recipe uses some of them
-ASSEMBLY = "dataset_builder.assemble"  # everything between the outcomes and the corpus
+STAGES_IN_ORDER = "dataset_builder.pipeline"  # without the stages that it imports: a recipe uses only some of them
+ASSEMBLY = "dataset_builder.assemble"  # all the code between the outcomes and the corpus
 
 
 def build_fingerprint(recipe: Recipe) -> str:
-    """Changes with everything that the record of a single video depends on, apart from the video.
+    """Digest of everything that the record of a single video depends on, apart from the video.
 
-    That is: the settings of the stages that see one video, the weights and words that they name, and their code.
+    These are the settings of the stages that see one video, the weights and words that they name, and their code.
 
     Raises:
-        ValueError: if the recipe names a model that is not there.
+        ValueError: if the recipe names a model that does not exist.
     """
     stages = [make.func.__module__ for make in video_stages(recipe).values()]
     parts: list[Any] = [recipe.for_one_video(), source_files([*stages, OUTCOME_FORMAT], alone=[STAGES_IN_ORDER])]
@@ -45,7 +46,7 @@ def build_fingerprint(recipe: Recipe) -> str:
 
 
 def video_key(fingerprint: str, source: SourceVideo) -> str:
-    """Name of the outcome of one video, under one build's fingerprint."""
+    """Name of one video's outcome under a build's fingerprint."""
     parts: list[Any] = [fingerprint, source.split, source.video_id, source.name]
     for path in (source.path, source.subtitles, source.truth):
         if path is not None:
@@ -55,19 +56,19 @@ def video_key(fingerprint: str, source: SourceVideo) -> str:
 
 
 def inputs_key(recipe: Recipe, keys: Iterable[str]) -> str:
-    """Changes with any input of a build and with any key of its recipe."""
+    """Digest of all inputs of a build and all keys of its recipe."""
     return _digest([recipe.as_dict(), *keys])
 
 
 def assembly_fingerprint() -> str:
-    """Changes with the code that makes a corpus out of outcomes: an edit there writes the corpus again, from them."""
+    """Digest of the code that makes a corpus from outcomes: after an edit there, the corpus is rewritten from them."""
     return _digest(source_files([ASSEMBLY]))
 
 
 def source_files(modules: Iterable[str], alone: Iterable[str] = ()) -> dict[str, str]:
-    """The text of modules of this package, of all that they import from it, and of the word lists that these name.
+    """The text of modules of this package, of everything they import from it, and of the word lists that they name.
 
-    An import inside a function counts like any other. Imports are read off the source, so that nothing is loaded.
+    An import inside a function counts like any other. Imports are read from the source, so that nothing is loaded.
 
     Args:
         modules: dotted names; their imports are followed.
@@ -109,7 +110,7 @@ def imported_names(node: ast.AST) -> list[str]:
 
 
 def module_file(name: str) -> Path | None:
-    """The file of a module or folder of this package; None for anything else, and for the package as a whole."""
+    """The file of a module or folder of this package; None for anything else, and for the package itself."""
     package, *parts = name.split(".")
     if package != PACKAGE.name or not parts:
         return None

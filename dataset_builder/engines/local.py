@@ -1,4 +1,4 @@
-"""The engine `local`: processes of this machine, a file per video (decision record 0005 says why not a rank each)."""
+"""The engine `local`: processes on this machine, a file per video (decision record 0005 says why without ranks)."""
 
 from tqdm import tqdm
 
@@ -8,11 +8,11 @@ from dataset_builder.engines.workers import run_jobs
 
 
 def run_local(work: Work) -> str:
-    """Make the missing outcomes here.
+    """Make the missing outcomes on this machine.
 
     Raises:
-        ValueError, WriteError: what a tool that cannot be loaded or a full disk says.
-        BuildStopped: if a worker process was killed, or jobs of another build are there.
+        ValueError, WriteError: if a tool cannot be loaded, or the disk is full.
+        BuildStopped: if a worker process was killed, or jobs of another build are waiting or running.
     """
     refuse_beside_jobs(work)
     jobs = [(work.sources[index], work.outcomes.path(work.keys[index])) for index in work.missing()]

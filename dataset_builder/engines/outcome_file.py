@@ -1,7 +1,7 @@
-"""How the outcome of one video is written to a file and read back.
+"""Write the outcome of one video to a file, and read it back.
 
-Every input video leaves one small JSON file, whose name is a key over all that its record depends on (fingerprint.py).
-A file that is there is whole (written aside, then renamed); after a change that matters, its key is not found.
+Every input video gets one small JSON file, named by a key over everything that its record depends on (fingerprint.py).
+A file that exists is whole (written aside, then renamed); after a relevant change, its key no longer matches.
 """
 
 import base64
@@ -19,7 +19,7 @@ from dataset_builder.schema import InterleavedVideo, from_row, to_row
 
 
 def save_outcome(path: Path, draft: Draft) -> None:
-    """Write what became of a video, whole or not at all."""
+    """Write the outcome of a video, whole or not at all."""
     outcome = {
         "row": None if draft.damaged else to_row(draft.record),
         "faults": [asdict(fault) for fault in draft.faults],
@@ -30,7 +30,7 @@ def save_outcome(path: Path, draft: Draft) -> None:
 
 
 def load_outcome(path: Path, source: SourceVideo) -> Draft | None:
-    """What became of a video; None where nothing did yet, or a power cut left a torn file."""
+    """The outcome of a video; None if there is none yet, or a power cut left a torn file."""
     try:
         return parse_outcome(path.read_text(encoding="utf-8"), source)
     except (FileNotFoundError, ValueError):
@@ -38,7 +38,7 @@ def load_outcome(path: Path, source: SourceVideo) -> Draft | None:
 
 
 def parse_outcome(text: str, source: SourceVideo) -> Draft:
-    """What became of a video, from what `save_outcome` wrote.
+    """The outcome of a video, from the text that `save_outcome` wrote.
 
     Raises:
         ValueError: if the text is torn.
@@ -56,7 +56,7 @@ def parse_outcome(text: str, source: SourceVideo) -> Draft:
 
 
 def _pack(array: np.ndarray | None, kind: type[np.generic]) -> dict[str, Any] | None:
-    """An array as JSON, in few bytes."""
+    """An array as compact JSON."""
     if array is None:
         return None
     data = np.ascontiguousarray(array, dtype=np.dtype(kind).newbyteorder("<")).tobytes()

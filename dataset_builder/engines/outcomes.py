@@ -1,7 +1,7 @@
-"""What became of every video of a build, by its key: a file each, or a Parquet file for all videos of a finished rank.
+"""The outcome of every video of a build, by its key: in a file each, or in one Parquet file for a finished rank.
 
-A file per video is what no kill can take away; a million of them are spread over folders. A rank of a cluster packs
-its own into one file when it is through, so that a shared disk holds few files. Both are read the same way.
+With a file per video, a kill loses nothing that is finished; a million files are spread over folders. A rank on a
+cluster packs its files into one when it is done, so that a shared disk holds few files. Both are read the same way.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ from dataset_builder.errors import DamagedInput
 from dataset_builder.inputs import SourceVideo
 
 
-GROUP_ROWS = 64  # outcomes that are read at once from a pack
+GROUP_ROWS = 64  # outcomes that are read from a pack at once
 PACK_SCHEMA = pa.schema({name: pa.string() for name in ("key", "split", "video_id", "path", "outcome")})
 
 
@@ -36,11 +36,11 @@ class Outcomes:
         self._group: tuple[Path, int, list[str]] | None = None  # the row group read last
 
     def path(self, key: str) -> Path:
-        """The file of one video; 256 folders, since some file systems are slow with a million files in one."""
+        """The file of one video, in one of 256 folders: some file systems are slow with a million files in one."""
         return self.state / "results" / key[:2] / f"{key}.json"
 
     def load(self, key: str, source: SourceVideo) -> Draft | None:
-        """What became of a video; None where nothing did yet, or a disk damaged what did."""
+        """The outcome of a video; None if there is none yet, or the disk damaged it."""
         draft = load_outcome(self.path(key), source)
         if draft is None and key in self._packed():
             with suppress(DamagedInput, ValueError):
@@ -48,24 +48,24 @@ class Outcomes:
         return draft
 
     def look_again(self) -> None:
-        """Find the packs that other processes have written since."""
+        """Find packs that other processes have written since the last look."""
         self._places = self._group = None
 
     def pack(self, name: str, videos: Iterable[tuple[str, SourceVideo]]) -> None:
-        """Put the files of these videos into one Parquet file, and remove them.
+        """Pack the files of these videos into one Parquet file, and remove them.
 
         Args:
-            name: of the pack, without suffix.
-            videos: keys and videos; those that lie in a pack already are passed over.
+            name: name of the pack, without suffix.
+            videos: keys and videos; those that are already in a pack are skipped.
 
         Raises:
-            WriteError: if the disk does not take it; the files stay then.
+            WriteError: if the pack cannot be written; the files stay.
         """
         alone = [(key, source) for key, source in videos if self.path(key).exists()]
         if not alone:
             return
         path = self._packs() / f"{name}.parquet"
-        while path.exists():  # a later build of more videos packs beside an earlier one
+        while path.exists():  # a later build of more videos adds its own pack
             path = path.with_name(f"{path.stem}-more.parquet")
         with replacing(path, durable=True) as temporary, pq.ParquetWriter(temporary, PACK_SCHEMA) as writer:
             for first in range(0, len(alone), GROUP_ROWS):
@@ -76,7 +76,7 @@ class Outcomes:
         self.look_again()
 
     def forget_others(self, keys: Sequence[str]) -> None:
-        """Remove outcomes that no input needs; a pack goes when none of its videos is needed."""
+        """Remove outcomes that no input needs; a pack is removed once none of its videos is needed."""
         wanted = set(keys)
         for path in (self.state / "results").rglob("*"):
             if path.is_file() and path.stem not in wanted:
@@ -95,11 +95,11 @@ class Outcomes:
         return self.state / "packs"
 
     def _packed(self) -> dict[str, tuple[Path, int]]:
-        """Where every packed outcome lies: key -> pack and row."""
+        """The location of every packed outcome: key -> pack and row."""
         if self._places is None:
             self._places = {}
             for path in sorted(self._packs().glob("*.parquet")):
-                with suppress(FileNotFoundError, DamagedInput), parquet_damage():  # tidied up meanwhile, or damaged
+                with suppress(FileNotFoundError, DamagedInput), parquet_damage():  # removed meanwhile, or damaged
                     keys = pq.read_table(path, columns=["key"])["key"].to_pylist()
                     self._places.update((key, (path, row)) for row, key in enumerate(keys))
         return self._places

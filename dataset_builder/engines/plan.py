@@ -1,7 +1,7 @@
-"""The plan of a build on a cluster: which rank does which videos, as Parquet files with paths.
+"""The plan of a build on a cluster: which rank processes which videos, as Parquet files with paths.
 
-A plan depends on the inputs and the recipe alone, so that a second submission finds the ranks that the first one
-finished. It lies in `.build/runs/KEY`: `recipe.yaml`, `videos/RANK.parquet`, and the logs and marks of the executor.
+A plan depends only on the inputs and the recipe, so that a second submission finds the ranks that the first one
+finished. `.build/runs/KEY` holds it: `recipe.yaml`, `videos/RANK.parquet`, and the executor's logs and markers.
 """
 
 import json
@@ -24,13 +24,13 @@ from dataset_builder.inputs import SourceVideo
 from dataset_builder.recipe import Recipe, load_recipe
 
 
-VIDEOS_PER_RANK = 32  # models are loaded once per rank: few enough to spread, enough to be worth a load
-MAX_RANKS = 1000  # Slurm's arrays hold 1001 tasks unless configured otherwise; larger inputs make larger ranks
+VIDEOS_PER_RANK = 32  # models are loaded once per rank: few enough to spread the work, enough to justify the loading
+MAX_RANKS = 1000  # Slurm arrays hold 1001 tasks unless configured otherwise; larger inputs get larger ranks
 
 
 @dataclass(frozen=True)
-class Run:
-    """One plan."""
+class RankPlan:
+    """A plan that is stored in a folder."""
 
     folder: Path
     """`.build/runs/KEY`, absolute."""
@@ -42,12 +42,12 @@ class Run:
 
     @cached_property
     def num_ranks(self) -> int:
-        """How many ranks share the videos."""
+        """Number of ranks that share the videos."""
         return int(json.loads((self.folder / "plan.json").read_text(encoding="utf-8"))["num_ranks"])
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe, as it was when the plan was made."""
+        """The recipe at the time when the plan was made."""
         return load_recipe(self.folder / "recipe.yaml")
 
     def video_file(self, rank: int) -> Path:
@@ -65,30 +65,30 @@ class Run:
         return [rank for rank in range(self.num_ranks) if not done(rank)]
 
 
-def make_plan(work: Work, videos_per_rank: int = VIDEOS_PER_RANK) -> Run:
-    """Write the plan of a build, or find the one that is there.
+def make_plan(work: Work, videos_per_rank: int = VIDEOS_PER_RANK) -> RankPlan:
+    """Write the plan of a build, or find the existing one.
 
     Args:
-        work: the build; its videos are split into stretches of equal length, in order.
-        videos_per_rank: about this many, more where there would be over `MAX_RANKS` ranks.
+        work: the build; its videos are split into parts of equal size, in order.
+        videos_per_rank: approximate number of videos per rank; larger if there would be over `MAX_RANKS` ranks.
     """
-    run = Run((work.state / "runs" / inputs_key(work.recipe, work.keys)).absolute())
-    if (run.folder / "plan.json").is_file():
-        return run
+    plan = RankPlan((work.state / "runs" / inputs_key(work.recipe, work.keys)).absolute())
+    if (plan.folder / "plan.json").is_file():
+        return plan
     num_videos = len(work.sources)
     num_ranks = min(MAX_RANKS, -(-num_videos // videos_per_rank))
     borders = [num_videos * rank // num_ranks for rank in range(num_ranks + 1)]
     for rank, (first, last) in enumerate(pairwise(borders)):
         rows = [_to_row(work.keys[index], work.sources[index]) for index in range(first, last)]
-        with replacing(run.video_file(rank)) as temporary:
+        with replacing(plan.video_file(rank)) as temporary:
             pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary)
-    write_whole(run.folder / "recipe.yaml", yaml.safe_dump(work.recipe.as_dict(), sort_keys=False))
-    write_whole(run.folder / "plan.json", json.dumps({"num_ranks": num_ranks}))  # last: it says that all is there
-    return run
+    write_whole(plan.folder / "recipe.yaml", yaml.safe_dump(work.recipe.as_dict(), sort_keys=False))
+    write_whole(plan.folder / "plan.json", json.dumps({"num_ranks": num_ranks}))  # last: marks the plan as complete
+    return plan
 
 
 def ranks_in_words(ranks: Sequence[int]) -> str:
-    """`rank 3`, `ranks 3, 4, 7 and 12 more`."""
+    """A text such as `rank 3` or `ranks 3, 4, 7 and 12 more`."""
     shown = ", ".join(map(str, ranks[:3])) + (f" and {len(ranks) - 3} more" if len(ranks) > 3 else "")
     return f"rank{'s' * (len(ranks) > 1)} {shown}"
 

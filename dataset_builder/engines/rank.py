@@ -1,7 +1,7 @@
-"""One rank of a plan, in a process of its own: `python -m dataset_builder.engines.rank RUN_FOLDER RANK`.
+"""Run one rank of a plan in a separate process: `python -m dataset_builder.engines.rank RUN_FOLDER RANK`.
 
-The process of its own keeps a rank apart from what starts it: torch does not run in a forked process, and a rank that
-is killed (out of memory) is an error with its number, where a pool of processes would wait for it for ever.
+The separate process isolates a rank from its starter: torch does not run in a forked process, and a rank that is
+killed (out of memory) becomes an error with its number, while a pool of processes would wait for it forever.
 """
 
 import os
@@ -13,32 +13,32 @@ import traceback
 from pathlib import Path
 
 from dataset_builder.engines.outcomes import Outcomes
-from dataset_builder.engines.plan import Run
+from dataset_builder.engines.plan import RankPlan
 from dataset_builder.engines.workers import forget_batch_shapes, run_jobs
 from dataset_builder.errors import BuildStopped
 
 
-def run_rank(run: Run, rank: int) -> None:
-    """Make the outcomes of a rank's videos that are not there yet, and pack them into one file.
+def run_rank(plan: RankPlan, rank: int) -> None:
+    """Make the missing outcomes of a rank's videos, and pack all of them into one file.
 
     Raises:
-        ValueError, WriteError: what a tool that cannot be loaded or a full disk says.
+        ValueError, WriteError: if a tool cannot be loaded, or the disk is full.
     """
-    videos, outcomes = run.videos(rank), Outcomes(run.state)
+    videos, outcomes = plan.videos(rank), Outcomes(plan.state)
     jobs = [(source, outcomes.path(key)) for key, source in videos if outcomes.load(key, source) is None]
-    if jobs:  # else no model has to be loaded
-        for _ in run_jobs(jobs, run.recipe, workers=1):
+    if jobs:  # else there is no need to load models
+        for _ in run_jobs(jobs, plan.recipe, workers=1):
             pass
-    outcomes.pack(f"{run.folder.name}-{rank:05d}", videos)
+    outcomes.pack(f"{plan.folder.name}-{rank:05d}", videos)
 
 
-def run_rank_apart(run: Run, rank: int) -> None:
-    """`run_rank` in a process of its own.
+def run_rank_apart(plan: RankPlan, rank: int) -> None:
+    """Call `run_rank` in a separate process.
 
     Raises:
-        BuildStopped: with the rank and what it said last, where it failed or was killed.
+        BuildStopped: if the rank failed or was killed; with its number and its last line of output.
     """
-    command = [sys.executable, "-m", "dataset_builder.engines.rank", str(run.folder), str(rank)]
+    command = [sys.executable, "-m", "dataset_builder.engines.rank", str(plan.folder), str(rank)]
     ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, errors="replace")
     if ended.returncode:
         sys.stderr.write(ended.stderr)  # into the log of the rank
@@ -48,22 +48,22 @@ def run_rank_apart(run: Run, rank: int) -> None:
 
 
 def main() -> None:
-    """Run one rank; ends with 1 and one line where it cannot."""
+    """Run one rank; on failure, exit with 1 and print one line."""
     folder, rank = sys.argv[1:]
     forget_batch_shapes()
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     try:
-        run_rank(Run(Path(folder)), int(rank))
+        run_rank(RankPlan(Path(folder)), int(rank))
     except Exception as error:
         said = str(error)
-        if not isinstance(error, ValueError | OSError):  # a bug, or of a library: the log tells where
+        if not isinstance(error, ValueError | OSError):  # a bug, or a library's error: log where it occurred
             traceback.print_exc()
             said = f"{type(error).__name__}: {said}"
         sys.exit(" ".join([*said.split(), *getattr(error, "__notes__", ())]))
 
 
 def _end_with_parent(parent: int) -> None:
-    """A rank whose executor was killed ends too, so that the next one does not do the same work beside it."""
+    """End this rank when its executor is killed, so that it does not duplicate the work of the next run."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

@@ -16,7 +16,7 @@ from dataset_builder.draft import AT_VIDEO, Draft
 from dataset_builder.engines.cluster import ClusterSettings
 from dataset_builder.engines.outcome_file import save_outcome
 from dataset_builder.engines.outcomes import Outcomes
-from dataset_builder.engines.plan import VIDEOS_PER_RANK, Run, make_plan
+from dataset_builder.engines.plan import VIDEOS_PER_RANK, RankPlan, make_plan
 from dataset_builder.engines.queued import refuse_beside_jobs
 from dataset_builder.engines.ray_ranks import connect_to_ray
 from dataset_builder.engines.work import Work, num_processors
@@ -127,7 +127,7 @@ class _GroupWorker:
         forget_batch_shapes()
         import torch
 
-        self.run = Run(Path(run_folder))
+        self.run = RankPlan(Path(run_folder))
         self.outcomes = Outcomes(self.run.state)
         self.is_first, self.is_last = is_first, is_last
         torch.set_num_threads(1)  # as in every worker, so that their number does not change a single bit

@@ -1,4 +1,4 @@
-"""The engine `ray`: the ranks of the plan as tasks of a Ray cluster, through datatrove's executor."""
+"""The engine `ray`: the plan's ranks as tasks on a Ray cluster, through datatrove's executor."""
 
 from typing import Any
 
@@ -13,13 +13,13 @@ GIB = 1024**3
 
 
 def run_on_ray(work: Work, cluster: ClusterSettings, videos_per_rank: int = VIDEOS_PER_RANK) -> str:
-    """Make the missing outcomes on the cluster that `RAY_ADDRESS` names, else on one that is started here.
+    """Make the missing outcomes on the cluster at `RAY_ADDRESS`, else on one that is started on this machine.
 
-    Input, output and this environment must lie on a disk that all nodes share.
+    Input, output and this environment must be on a disk that all nodes share.
 
     Raises:
-        ValueError: if Ray or datatrove is not installed, or no node is as large as a rank asks for.
-        BuildStopped: if ranks failed; the others are done, and the next run redoes these alone.
+        ValueError: if Ray or datatrove is not installed, or no node has the resources that a rank requests.
+        BuildStopped: if ranks failed; the others are done, and the next run redoes only the failed ones.
     """
     refuse_beside_jobs(work)
     if not work.missing():
@@ -33,30 +33,30 @@ def run_on_ray(work: Work, cluster: ClusterSettings, videos_per_rank: int = VIDE
     from dataset_builder.engines.steps import RankStep
 
     logger.disable("datatrove")
-    run = make_plan(work, videos_per_rank)
-    incomplete = run.incomplete()
-    for rank in incomplete:  # a marker whose outcomes are gone would keep its rank from running
-        (run.folder / "ranks" / "completions" / f"{rank:05d}").unlink(missing_ok=True)
+    plan = make_plan(work, videos_per_rank)
+    incomplete = plan.incomplete()
+    for rank in incomplete:  # a completion marker without outcomes would keep its rank from running
+        (plan.folder / "ranks" / "completions" / f"{rank:05d}").unlink(missing_ok=True)
     RayPipelineExecutor(
-        pipeline=[RankStep(str(run.folder))],
-        tasks=run.num_ranks,
+        pipeline=[RankStep(str(plan.folder))],
+        tasks=plan.num_ranks,
         workers=work.workers or -1,
-        logging_dir=str(run.folder / "ranks"),
+        logging_dir=str(plan.folder / "ranks"),
         cpus_per_task=cluster.cpus_per_rank,
         mem_per_cpu_gb=cluster.memory_gb_per_cpu,
         gpus_per_task=cluster.gpus_per_rank,
     ).run()
-    failed = run.incomplete()
+    failed = plan.incomplete()
     if failed:
         raise BuildStopped(
-            f"{ranks_in_words(failed)} of {run.num_ranks} failed (logs in {run.folder / 'ranks' / 'logs'}); "
+            f"{ranks_in_words(failed)} of {plan.num_ranks} failed (logs in {plan.folder / 'ranks' / 'logs'}); "
             "run again to redo them alone"
         )
     return ""
 
 
 def connect_to_ray(cluster: ClusterSettings) -> Any:
-    """The module `ray`, connected; a rank that fits on no node is refused, since Ray would wait for a larger one.
+    """Import `ray` and connect; refuse ranks that fit on no node, because Ray would wait for a larger one.
 
     Raises:
         ValueError: if Ray is not installed, or no node is large enough.

@@ -1,4 +1,4 @@
-"""The steps that datatrove's executors run: a rank of the plan, and the assembly after the last one."""
+"""The steps that datatrove's executors run: a rank of the plan, and the assembly after the last rank."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -6,17 +6,17 @@ from typing import Any
 
 from datatrove.pipeline.base import PipelineStep
 
-from dataset_builder.engines.plan import Run, ranks_in_words
+from dataset_builder.engines.plan import RankPlan, ranks_in_words
 from dataset_builder.engines.rank import run_rank_apart
 from dataset_builder.engines.work import Work
 from dataset_builder.errors import BuildStopped
 
 
 class RankStep(PipelineStep):
-    """Makes the outcomes of one rank. The executor marks the rank as complete when this returns.
+    """Makes the outcomes of one rank. The executor marks the rank as complete when `run` returns.
 
     Args:
-        run_folder: of the plan.
+        run_folder: folder of the plan.
     """
 
     name = "videos of a rank"
@@ -27,17 +27,17 @@ class RankStep(PipelineStep):
         self.run_folder = run_folder
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
-        """Videos do not pass through the executor: it is told when the rank is done, and nothing else."""
-        run_rank_apart(Run(Path(self.run_folder)), rank)
+        """Run the rank. Videos do not pass through the executor, which only learns that the rank is done."""
+        run_rank_apart(RankPlan(Path(self.run_folder)), rank)
         yield from data or ()
 
 
 class AssembleStep(PipelineStep):
-    """Writes the corpus when all ranks are done.
+    """Writes the corpus once all ranks are done.
 
     Args:
         build: `build_corpus`.
-        run_folder: of the plan.
+        run_folder: folder of the plan.
         input_dir: the videos.
         output_dir: the corpus.
     """
@@ -50,18 +50,22 @@ class AssembleStep(PipelineStep):
         self.build, self.run_folder, self.input_dir, self.output_dir = build, run_folder, input_dir, output_dir
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
-        """Ranks that Slurm says have ended may have failed: a missing outcome ends this with their numbers."""
-        run = Run(Path(self.run_folder))
+        """Assemble the corpus. Ranks that ended may have failed: missing outcomes raise an error that names them."""
+        plan = RankPlan(Path(self.run_folder))
         summary = self.build(
-            self.input_dir, self.output_dir, run.recipe, progress=False, engine=lambda work: _refuse_missing(work, run)
+            self.input_dir,
+            self.output_dir,
+            plan.recipe,
+            progress=False,
+            engine=lambda work: _refuse_missing(work, plan),
         )
         self.stats["videos"].update(sum(summary.num_videos.values()))
         yield from data or ()
 
 
-def _refuse_missing(work: Work, run: Run) -> str:
+def _refuse_missing(work: Work, plan: RankPlan) -> str:
     if work.missing():
         raise BuildStopped(
-            f"{ranks_in_words(run.incomplete()) or 'some videos'} not complete; submit again to redo them alone"
+            f"{ranks_in_words(plan.incomplete()) or 'some videos'} not complete; submit again to redo them alone"
         )
     return ""

@@ -1,7 +1,7 @@
-"""What a build asks of an engine.
+"""The work that a build gives to an engine.
 
-An engine makes the outcomes that a build is missing (outcomes.py). All engines make the same ones, and one code puts
-them together, so the corpus is the same to the byte; a recipe does not name the engine, and no key depends on it.
+An engine makes the outcomes that a build is missing (outcomes.py). All engines make the same outcomes, and the same
+code assembles them, so the corpus is the same to the byte. Neither a recipe nor any key depends on the engine.
 """
 
 import os
@@ -17,7 +17,7 @@ from dataset_builder.recipe import Recipe
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """All videos of a build, and where what becomes of them is kept."""
+    """All videos of a build, and the store for their outcomes."""
 
     input_dir: Path
     output_dir: Path
@@ -31,10 +31,10 @@ class Work:
     progress: bool
     """Show a progress bar, where the engine has one."""
     build: Callable[..., Any]
-    """`build_corpus`, which a job in a queue calls to put the corpus together when all outcomes are there."""
+    """`build_corpus`, which a job in a queue calls to assemble the corpus once all outcomes exist."""
 
     def missing(self) -> list[int]:
-        """Videos of which there is no outcome yet, by their position."""
+        """Indices of the videos that have no outcome yet."""
         pairs = zip(self.keys, self.sources, strict=True)
         return [index for index, (key, source) in enumerate(pairs) if self.outcomes.load(key, source) is None]
 
@@ -45,7 +45,7 @@ class Work:
 
 
 Engine = Callable[[Work], str]
-"""Makes the missing outcomes and returns ""; or hands the work to a queue and says so in one line."""
+"""Makes the missing outcomes and returns ""; or submits the work to a queue and returns a line that says so."""
 
 
 def num_processors() -> int:

@@ -1,7 +1,7 @@
 """Run the pipeline over videos in worker processes; each loads its models once and writes one file per video.
 
-torch and transformers, which take seconds to import, are imported where a model is about to be loaded: the process
-that only hands out jobs needs neither, and its workers start at once.
+torch and transformers, which take seconds to import, are imported only when a model is about to be loaded: the process
+that only hands out jobs needs neither, so its workers start at once.
 """
 
 import multiprocessing
@@ -25,20 +25,20 @@ from dataset_builder.recipe import Recipe
 
 Job = tuple[SourceVideo, Path]
 """A video and the file that its outcome is written to."""
-WAITING_PER_WORKER = 3  # jobs that are handed out: enough that no worker waits, and no million of them in memory
+WAITING_PER_WORKER = 3  # submitted jobs: enough that no worker waits, without a million of them in memory
 
 
 def run_jobs(jobs: Sequence[Job], recipe: Recipe, workers: int) -> Iterator[None]:
-    """Process every video; yields once for each that is done.
+    """Process every video; yield once for each finished video.
 
     Args:
-        jobs: what to do.
-        recipe: by which settings.
-        workers: processes; with 1 the work is done in this one.
+        jobs: the videos, and the files for their outcomes.
+        recipe: the stages and their settings.
+        workers: number of processes; 1 does the work in this process.
 
     Raises:
-        ValueError, WriteError: what a tool that cannot be loaded or a full disk says.
-        BuildStopped: if a worker process was killed; names the videos that the workers had.
+        ValueError, WriteError: if a tool cannot be loaded, or the disk is full.
+        BuildStopped: if a worker process was killed; names the videos that the workers were processing.
     """
     if min(workers, len(jobs)) <= 1:
         yield from _run_here(jobs, recipe)
@@ -57,7 +57,7 @@ def run_jobs(jobs: Sequence[Job], recipe: Recipe, workers: int) -> Iterator[None
             under_way |= {pool.submit(_run_in_worker, job): job for job in islice(waiting, len(done))}
     except BrokenProcessPool as error:
         unfinished = [job for future, job in under_way.items() if not future.done() or future.exception()]
-        names = ", ".join(source.name for source, _ in unfinished[:workers])  # they are taken in order
+        names = ", ".join(source.name for source, _ in unfinished[:workers])  # jobs are taken in order
         where = f" at one of {names}" if names else ""
         raise BuildStopped(
             f"a worker process was killed (out of memory?){where}; run again to go on where it stopped"
@@ -69,26 +69,26 @@ def run_jobs(jobs: Sequence[Job], recipe: Recipe, workers: int) -> Iterator[None
 def _run_here(jobs: Sequence[Job], recipe: Recipe) -> Iterator[None]:
     with _one_thread(), quiet_loading():
         pipeline = VideoPipeline(recipe)
-        for source, path in jobs:  # one by one, as in a worker: no video's record depends on those beside it
+        for source, path in jobs:  # one by one, as in a worker: no video's record depends on other videos
             for draft in pipeline([source]):
                 save_outcome(path, draft)
                 yield
 
 
 def forget_batch_shapes() -> None:
-    """Keep the memory of this process flat in the number of videos; for processes that do nothing but build.
+    """Keep this process's memory constant as the number of videos grows; only for processes that just build.
 
-    oneDNN keeps what it made for a batch of every shape, up to 1024 of them, and videos come in all lengths: what it
-    keeps lies between the large blocks that are given back, and a worker grows by half over some hundred videos. 16
-    serve the shapes that come again: with none a build takes some 5 % longer. oneDNN reads the variable when it first
-    computes.
+    oneDNN caches a primitive for every batch shape, up to 1024 of them, and videos come in all lengths. The cache
+    fragments the memory between large blocks that are freed, and a worker grows by half over some hundred videos. 16
+    entries serve the recurring shapes; without a cache, a build takes some 5 % longer. oneDNN reads the variable when
+    it first computes.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """One torch thread, as in a worker, so that the number of workers does not change a single bit."""
+    """Use one torch thread, as in a worker, so that the number of workers does not change a single bit."""
     import torch
 
     before = torch.get_num_threads()
@@ -101,7 +101,7 @@ def _one_thread() -> Iterator[None]:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Hide transformers' bars for loading weights: they would tear the build's own apart."""
+    """Hide transformers' progress bars for loading weights, which would break up the build's own bar."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -113,11 +113,11 @@ def quiet_loading() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-_loaded: list[VideoPipeline | Exception] = []  # one per worker process: its models, loaded at its start
+_loaded: list[VideoPipeline | Exception] = []  # one entry per worker process: its models, loaded at its start
 
 
 def _start_worker(recipe: Recipe) -> None:
-    """Load the models; what goes wrong is told by the first job, as what it is and not as a broken pool."""
+    """Load the models; the first job raises a load error with its own type, rather than as a broken pool."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     forget_batch_shapes()
     import torch
@@ -139,7 +139,7 @@ def _run_in_worker(job: Job) -> None:
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
+    """End this worker when its parent is killed; it would wait for work forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])
