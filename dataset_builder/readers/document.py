@@ -1,4 +1,4 @@
-"""Pictures and text in order: the sample form of image-text pairs and of interleaved web pages."""
+"""Pictures and texts in order: the sample form of image-text pairs and of interleaved web pages."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,13 +26,13 @@ DOCUMENT_FEATURES = Features(
 
 @dataclass(frozen=True, kw_only=True)
 class InterleavedDocument:
-    """Parallel lists, as OBELICS has them: at each index either a picture or a text, the other is None.
+    """Parallel lists as in OBELICS: at each index either a picture or a text; the other is None.
 
-    A pair is a picture followed by its caption. The clips of an `InterleavedVideo` with their captions are the same
-    form with clips in the place of pictures.
+    A pair is a picture followed by its caption. The clips of an `InterleavedVideo` and their captions have the same
+    form, with clips instead of pictures.
 
     Raises:
-        ValueError: if the lists do not fit together.
+        ValueError: if the lists are not parallel.
     """
 
     document_id: str
@@ -42,13 +42,13 @@ class InterleavedDocument:
     texts: tuple[str | None, ...]
     """Sentences or paragraphs."""
     similarities: tuple[float | None, ...] = ()
-    """Cosine similarity of each picture and the text after it, None elsewhere; empty where nothing scored."""
+    """Cosine similarity of each picture and the text after it, None elsewhere; empty if nothing was scored."""
     source: str = ""
-    """Which collection it comes from."""
+    """Collection that it comes from."""
     license: str = ""
-    """Licence of the pictures and the text, where the collection states one."""
+    """Licence of the pictures and the text, if the collection states one."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """Which reader made it, with its settings; further facts of the source (URL, ...)."""
+    """The reader that made it, with its settings; further facts from the source (URL, ...)."""
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.texts) or (self.similarities and len(self.similarities) != len(self.texts)):
@@ -79,7 +79,7 @@ MakeDocument = Callable[[str, Any], InterleavedDocument | None]
 
 
 def to_document_row(document: InterleavedDocument) -> dict[str, Any]:
-    """A document as plain Python values, as `datasets` hands it out."""
+    """A document as plain Python values, as `datasets` returns it."""
     return {
         "document_id": document.document_id,
         "images": [None if image is None else {"path": None, "bytes": image} for image in document.images],
@@ -92,11 +92,11 @@ def to_document_row(document: InterleavedDocument) -> dict[str, Any]:
 
 
 def document_rows(pages: Pages, make: MakeDocument, tally: Tally) -> Iterator[dict[str, Any]]:
-    """Rows of the pages that become documents; the others are counted.
+    """Yield rows of the pages that become documents; the others are counted.
 
     Args:
-        pages: name and content of each.
-        make: a document of a page, or None where no picture is left; raises `DamagedInput` for malformed pages.
+        pages: name and content of each page.
+        make: returns the document of a page, or None if no picture is left; raises `DamagedInput` for malformed pages.
         tally: counts what is left out.
     """
     for key, page in pages:
@@ -115,7 +115,7 @@ def from_document_row(row: Mapping[str, Any]) -> InterleavedDocument:
     """A row of `DOCUMENT_FEATURES` as a document.
 
     Raises:
-        ValueError: for missing or unknown columns, or lists that do not fit together.
+        ValueError: for missing or unknown columns, or lists that are not parallel.
     """
     if set(row) != set(DOCUMENT_FEATURES):
         raise ValueError(f"a document has the columns {sorted(DOCUMENT_FEATURES)}; found {sorted(row)}")

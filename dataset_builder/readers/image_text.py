@@ -1,4 +1,4 @@
-"""Image-text pairs as img2dataset writes them, in tars or Parquet: CC3M, SBU, LAION, DataComp."""
+"""Read image-text pairs that img2dataset wrote, in tars or Parquet: CC3M, SBU, LAION, DataComp."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -28,7 +28,7 @@ KEY_COLUMNS = ("__key__", "key", "uid", "id")
 def image_text_pairs(shards: Source, source: str = "", report: str | Path | None = None) -> IterableDataset:
     """Pairs as documents of a picture and its caption (`DOCUMENT_FEATURES`).
 
-    Tars hold a picture and `txt`, or `json` with a `caption`. Parquet holds a column of encoded pictures (bytes, or
+    A tar holds a picture and `txt`, or `json` with a `caption`. Parquet holds a column of encoded pictures (bytes, or
     `{bytes, path}`) and one of captions, under any of the usual names (`IMAGE_COLUMNS`, `CAPTION_COLUMNS`).
 
     Args:
@@ -58,10 +58,10 @@ def _read_shard(url: str, tally: Tally, source: str) -> Iterator[dict[str, Any]]
 
 
 def make_pair(key: str, image: bytes | None, caption: str | None, source: str) -> InterleavedDocument | str:
-    """A pair as a document, or what it lacks.
+    """A pair as a document, or the reason why it is incomplete.
 
     Raises:
-        DamagedInput: for a picture that is none or is too large.
+        DamagedInput: for data that is not a picture, or a picture that is too large.
     """
     if not image:
         return "no image"
@@ -84,7 +84,7 @@ def _pairs_of_tar(url: str, tally: Tally) -> Iterator[tuple[str, bytes | None, s
 
 
 def caption_of(fields: Mapping[str, bytes]) -> str | None:
-    """The caption among a sample's members: `txt`, else `caption` (or `name`, as WebVid has it) in `json`."""
+    """The caption among a sample's members: `txt`, else `caption` (or WebVid's `name`) in `json`."""
     if "txt" in fields:
         return fields["txt"].decode(errors="replace")
     try:
@@ -103,10 +103,10 @@ def _pairs_of_table(url: str) -> Iterator[tuple[str, bytes | None, str | None]]:
 
 
 def _columns(schema: pa.Schema, url: str) -> list[str]:
-    """Names of the columns of pictures, captions and, if there is one, keys.
+    """Names of the columns of pictures, of captions and, if there is one, of keys.
 
     Raises:
-        ValueError: if there is none: a table of addresses is no data set yet.
+        ValueError: if pictures or captions are missing: a table of URLs is not a data set yet.
     """
     encoded = [
         name
@@ -117,8 +117,8 @@ def _columns(schema: pa.Schema, url: str) -> list[str]:
     captions = [name for name in CAPTION_COLUMNS if name in schema.names and _is_text(schema.field(name).type)]
     if not encoded or not captions:
         raise ValueError(
-            f"{url} has the columns {schema.names}; wanted are bytes of pictures in one of {list(IMAGE_COLUMNS)} and "
-            f"texts in one of {list(CAPTION_COLUMNS)} (of a table of addresses, download the pictures first)"
+            f"{url} has the columns {schema.names}; expected bytes of pictures in one of {list(IMAGE_COLUMNS)} and "
+            f"texts in one of {list(CAPTION_COLUMNS)} (for a table of URLs, download the pictures first)"
         )
     return [encoded[0], captions[0], *[name for name in KEY_COLUMNS if name in schema.names][:1]]
 

@@ -1,4 +1,4 @@
-"""Encoded pictures: told apart, limited and decoded, whatever their name says."""
+"""Check and decode encoded pictures: their format by content, not by name, and their size within limits."""
 
 import io
 import warnings
@@ -10,30 +10,30 @@ from dataset_builder.errors import DamagedInput
 
 
 MAX_IMAGE_BYTES = 32_000_000
-MAX_IMAGE_PIXELS = 64_000_000  # 8000 x 8000; a header that promises more is taken for a decompression bomb
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")  # never those that run scripts (EPS) or other programs
+MAX_IMAGE_PIXELS = 64_000_000  # 8000 x 8000; a header that promises more counts as a decompression bomb
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")  # never formats that run scripts (EPS) or other programs
 SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "avif")
 FAULTS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)  # what Pillow raises on bad files
 
 
 def check_image(data: bytes) -> tuple[int, int]:
-    """Read the header alone.
+    """Check a picture by its header alone.
 
     Returns:
         Width and height in pixels.
 
     Raises:
-        DamagedInput: for what is no picture of a known format, or one that is too large.
+        DamagedInput: for data that is not a picture of a known format, or a picture that is too large.
     """
     with _open(data) as image:
         return image.size
 
 
 def decode_image(data: bytes) -> np.ndarray:
-    """Pixels of a picture as a viewer shows it (upright; the first frame of an animation): RGB, uint8 `(3, H, W)`.
+    """Decode a picture as a viewer shows it (upright; the first frame of an animation): RGB, uint8 `(3, H, W)`.
 
     Raises:
-        DamagedInput: if it is cut off, too large or no picture.
+        DamagedInput: if it is cut off, too large or not a picture.
     """
     with _open(data) as image:
         try:
@@ -47,7 +47,7 @@ def _open(data: bytes) -> Image.Image:
     if len(data) > MAX_IMAGE_BYTES:
         raise DamagedInput(f"picture of {len(data)} bytes; at most {MAX_IMAGE_BYTES} are read")
     try:
-        with warnings.catch_warnings():  # Pillow warns of sizes between its limit and twice that; ours is lower
+        with warnings.catch_warnings():  # Pillow warns from its limit to twice that; our own limit is lower
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
     except FAULTS as error:

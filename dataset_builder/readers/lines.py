@@ -1,4 +1,4 @@
-"""Text files by lines: byte ranges of one large table as shards, JSON lines also inside a zip; bounded in size."""
+"""Read text files by lines of limited size: byte ranges of a large table as shards, and JSON lines, also in a zip."""
 
 import csv
 import errno
@@ -18,15 +18,15 @@ from dataset_builder.errors import DamagedInput
 from dataset_builder.readers.tally import Tally
 
 
-MAX_ROW_BYTES = 4_000_000  # of a table; a document of captions has a few thousand
-MAX_JSON_BYTES = 64_000_000  # of a JSON line: a web page with all its pictures in base64
+MAX_ROW_BYTES = 4_000_000  # largest row of a table; a document of captions has a few thousand
+MAX_JSON_BYTES = 64_000_000  # largest JSON line: a web page with all its pictures in base64
 CHUNK_BYTES = 1 << 20
 TOO_LONG = "line too long"
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")  # escaped or raw; most are halves of a pair
 
 
 class LineRange(NamedTuple):
-    """The lines of a file that begin at a byte within `[start, end)`; a shard."""
+    """A shard: the lines of a file that begin at a byte within `[start, end)`."""
 
     url: str
     start: int
@@ -37,7 +37,7 @@ class LineRange(NamedTuple):
 
 
 def split_lines(url: str, num_ranges: int) -> list[LineRange]:
-    """Cut a file into ranges of equal size; a line belongs to the range that its first byte lies in.
+    """Cut a file into ranges of equal size; a line belongs to the range of its first byte.
 
     Raises:
         ValueError: if there is no such file.
@@ -53,9 +53,9 @@ def split_lines(url: str, num_ranges: int) -> list[LineRange]:
 def read_table(
     lines: LineRange, delimiter: str, columns: Sequence[str], tally: Tally
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Rows of a delimited table with a header line, quoted as spreadsheets and pandas do.
+    """Yield the rows of a delimited table with a header line, quoted as spreadsheets and pandas do.
 
-    A line is a row: a quoted field may not hold a line break. Malformed lines are skipped and counted.
+    Each line is a row: a quoted field must not hold a line break. Malformed lines are skipped and counted.
 
     Yields:
         The row's first byte in the file, and its fields by column.
@@ -69,11 +69,11 @@ def read_table(
         missing = [name for name in columns if name not in header]
         if missing:
             raise ValueError(f"{lines.url} has the columns {header}; {missing} are missing")
-        begin = max(lines.start, 1)  # never the header; from one byte earlier on, to see whether a line begins here
+        begin = max(lines.start, 1)  # not the header; reads one byte earlier, to see whether a line begins here
         file.seek(begin - 1)
         for index, (offset, line) in enumerate(_lines(file, begin - 1, MAX_ROW_BYTES)):
             if index == 0:
-                continue  # the end of a line of the range before
+                continue  # the end of a line from the previous range
             if offset >= lines.end:
                 return
             if line is None:
@@ -93,10 +93,10 @@ def read_table(
 
 
 def read_json_lines(url: str, tally: Tally) -> Iterator[tuple[int, Any]]:
-    """Values of a `.jsonl` file or of the one inside a `.zip`, which is read in place.
+    """Yield the values of a `.jsonl` file, or of the one inside a `.zip`, which is read in place.
 
     Yields:
-        The number of the line, from 0, and its value.
+        The index of the line, from 0, and its value.
 
     Raises:
         DamagedInput: for a damaged zip or one without such a file, after the lines before that place.
@@ -113,11 +113,11 @@ def read_json_lines(url: str, tally: Tally) -> Iterator[tuple[int, Any]]:
 
 
 def parse_json(data: str | bytes) -> Any:
-    """A JSON value.
+    """Parse a JSON value.
 
     Raises:
-        DamagedInput: for text that is none, that is nested beyond measure, or that holds half a surrogate pair: no
-            tokenizer and no table takes such text.
+        DamagedInput: for text that is not JSON, is nested too deeply, or holds half a surrogate pair, which no
+            tokenizer and no table accepts.
     """
     try:
         value = json.loads(data)
@@ -143,17 +143,18 @@ def _unzipped(raw: IO[bytes], url: str) -> Iterator[IO[bytes]]:
     except DamagedInput:
         raise
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, OSError) as error:
-        # RuntimeError: encrypted, or packed in a way nobody knows. ValueError: a name that is no UTF-8, a place before
-        # the file's start; so does a local file with EINVAL. Damaged bzip2 has no number. Other OSErrors: no damage.
+        # RuntimeError: encryption or an unknown compression. ValueError: a name that is not UTF-8, or an offset before
+        # the file's start, for which a local file raises EINVAL. Damaged bzip2: an OSError without a number. Other
+        # OSErrors are not damage.
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno not in (None, errno.EINVAL)):
             raise
         raise DamagedInput(f"damaged zip ({error})") from error
 
 
 def _lines(file: IO[bytes], offset: int, limit: int) -> Iterator[tuple[int, bytes | None]]:
-    """First byte and content of each line, from a position on; None for a line longer than `limit` bytes.
+    """Yield the first byte and content of each line from a position on; None for a line longer than `limit` bytes.
 
-    fsspec's own `readline` knows no limit.
+    fsspec's own `readline` has no limit.
     """
     held, discarded = b"", 0
     while chunk := file.read(CHUNK_BYTES):

@@ -1,4 +1,4 @@
-"""Files that data name, inside one folder or below one address: a name that leads out of it is refused."""
+"""Open files that a data set names, inside one folder or below one address; names that lead out of it are refused."""
 
 import errno
 import os
@@ -25,14 +25,14 @@ class MediaFolder:
 
     @property
     def is_local(self) -> bool:
-        """Whether files can be opened by path."""
+        """Whether the files can be opened by path."""
         return isinstance(self._split()[0], LocalFileSystem)
 
     def local_path(self, name: str) -> Path:
         """Path of a file of a local folder.
 
         Raises:
-            DamagedInput: if the name leads out of the folder, also through a link.
+            DamagedInput: if the name leads out of the folder, even through a link.
             FileNotFoundError: if there is no such file.
         """
         name = check_name(name)
@@ -51,7 +51,7 @@ class MediaFolder:
         return path
 
     def read(self, name: str, max_bytes: int) -> bytes:
-        """A whole file.
+        """Read a whole file.
 
         Raises:
             DamagedInput: if the name leads out of the folder, or the file is larger than `max_bytes`.
@@ -69,11 +69,11 @@ class MediaFolder:
         return data
 
     def read_first(self, names: Iterable[str], max_bytes: int) -> bytes:
-        """The first of several files that exists.
+        """Read the first of several files that exists.
 
         Raises:
-            DamagedInput: as `read`.
-            FileNotFoundError: if none does.
+            DamagedInput: as for `read`.
+            FileNotFoundError: if none exists.
         """
         for name in names:
             try:
@@ -83,16 +83,16 @@ class MediaFolder:
         raise FileNotFoundError(f"none of {names}")
 
     def _split(self) -> tuple[Any, str]:
-        """File system and path; the former is made once per process by fsspec."""
+        """File system and path; fsspec makes the file system once per process."""
         return fsspec.core.url_to_fs(self.url)
 
 
 def check_name(name: str) -> str:
-    """A relative path that stays below its folder, with `/` and without `.`.
+    """Return a relative path that stays below its folder, with `/` and without `.`.
 
     Raises:
-        DamagedInput: for an absolute path, one with `..`, a drive, an address, a backslash or a control character; for
-            a name that is no UTF-8.
+        DamagedInput: for an absolute path, one with `..`, a drive, an address, a backslash or a control character, or
+            a name that is not UTF-8.
     """
     if re.search(r"[\ud800-\udfff]", name):
         raise DamagedInput("name is not UTF-8")

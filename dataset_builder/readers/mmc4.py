@@ -1,7 +1,7 @@
-"""Multimodal C4: sentences, pictures and their similarities; each picture goes before the sentence it shows.
+"""Read Multimodal C4: sentences, pictures and their similarities; each picture goes before the sentence it shows.
 
 Layout: https://github.com/allenai/mmc4. Shards are `docs_*_shard_N_v2.jsonl` or the `.zip` of one, with the pictures
-in a folder; or tars of `json` with the pictures as `image_base64`, as OpenFlamingo and CosMo train on them.
+in a folder; or tars of `json` with the pictures as `image_base64`, as in the training of OpenFlamingo and CosMo.
 """
 
 import base64
@@ -29,19 +29,19 @@ from dataset_builder.readers.tar_samples import read_tar_pages
 
 
 THRESHOLD = 0.24  # cosine similarity under CLIP ViT-L/14 below which the released training drops a picture
-NOISE, MOST_NOISE = 0.025, 0.08  # standard deviation and bound of what it adds to the similarities
+NOISE, MOST_NOISE = 0.025, 0.08  # standard deviation and bound of the noise that it adds to the similarities
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mmc4Settings:
-    """How pictures find their sentences."""
+    """How pictures are matched with sentences."""
 
     images: MediaFolder | None = None
-    """Where the files `image_name` lie, if the documents do not hold them."""
+    """Folder of the files `image_name`, if the documents do not hold the pictures."""
     threshold: float = THRESHOLD
-    """Pictures whose similarity with their sentence is not above this are dropped."""
+    """Pictures whose similarity to their sentence is not above this are dropped."""
     noise_seed: int | None = None
-    """Seed of the released noise on the similarities, so that documents vary between epochs; None adds none."""
+    """Seed of the released training's noise on the similarities, which varies documents between epochs; None: none."""
 
 
 def mmc4_documents(
@@ -58,8 +58,8 @@ def mmc4_documents(
 
     Args:
         shards: `.jsonl`, `.zip` of a `.jsonl`, or `.tar` files.
-        images: folder or address with the files `image_name` or `N/image_name` for shard N, where the documents hold
-            no `image_base64`.
+        images: folder or address with the files `image_name`, or `N/image_name` for shard N, if the documents hold no
+            `image_base64`.
         threshold: see `Mmc4Settings`.
         noise_seed: see `Mmc4Settings`; give another one in each epoch.
         report: folder for the counts of what is left out.
@@ -74,7 +74,7 @@ def mmc4_documents(
 
 @dataclass(frozen=True)
 class _Mmc4:
-    """Reads one shard."""
+    """Reader of one shard."""
 
     settings: Mmc4Settings
 
@@ -84,10 +84,10 @@ class _Mmc4:
         return document_rows(_pages(url, tally), make, tally)
 
     def read_page(self, key: str, page: Any, shard: str | None, tally: Tally) -> InterleavedDocument | None:
-        """A page as a document, or None where no picture is left.
+        """A page as a document, or None if no picture is left.
 
         Raises:
-            DamagedInput: if the page has not the form of MMC4.
+            DamagedInput: if the page does not have the form of MMC4.
         """
         sentences, infos = _checked(page)
         matches = self._matches(key, page, sentences, infos)
@@ -167,7 +167,7 @@ def assign_images(similarities: np.ndarray) -> dict[int, tuple[int, float]]:
         similarities: cosine similarities, shape `(images, sentences)`.
 
     Returns:
-        picture -> sentence and similarity; the smaller number of the two is matched.
+        picture -> sentence and similarity; as many pairs as there are pictures or sentences, whichever is fewer.
     """
     images, sentences = linear_sum_assignment(-similarities)
     return {
@@ -177,7 +177,7 @@ def assign_images(similarities: np.ndarray) -> dict[int, tuple[int, float]]:
 
 
 def assignment_noise(shape: tuple[int, ...], key: str, seed: int) -> np.ndarray:
-    """The released noise: normal with standard deviation 0.025, clipped to 0.08; the same for a document and seed."""
+    """The released noise: normal, standard deviation 0.025, clipped to 0.08; reproducible by document and seed."""
     document = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8])
     return np.random.default_rng([seed, document]).normal(0.0, NOISE, shape).clip(-MOST_NOISE, MOST_NOISE)
 
@@ -185,10 +185,10 @@ def assignment_noise(shape: tuple[int, ...], key: str, seed: int) -> np.ndarray:
 def decode_base64(text: Any) -> bytes:
     """The bytes of a picture.
 
-    OpenFlamingo's script of conversion writes Python's notation of bytes, `b'...'`, around the base64.
+    OpenFlamingo's conversion script writes the base64 in Python's notation of bytes, `b'...'`.
 
     Raises:
-        DamagedInput: for text that is no base64 or is too long.
+        DamagedInput: for text that is not base64 or is too long.
     """
     if not isinstance(text, str) or len(text) > MAX_IMAGE_BYTES * 4 / 3 + 8:
         raise DamagedInput(f"image_base64 is not a text of at most {MAX_IMAGE_BYTES} bytes")
@@ -208,10 +208,10 @@ def _pages(url: str, tally: Tally) -> Iterator[tuple[str, Any]]:
 
 
 def _checked(page: Any) -> tuple[list[str], list[dict[str, Any]]]:
-    """Sentences and facts about pictures.
+    """Sentences, and facts about pictures.
 
     Raises:
-        DamagedInput: if they are missing or of another kind.
+        DamagedInput: if they are missing or have another type.
     """
     if not isinstance(page, dict):
         raise DamagedInput("no JSON object")

@@ -1,7 +1,7 @@
-"""OBELICS: web pages as parallel lists of pictures and texts, exactly one None at each index.
+"""Read OBELICS: web pages as parallel lists of pictures and texts, with exactly one None at each index.
 
-Layout: https://huggingface.co/datasets/HuggingFaceM4/OBELICS. The published Parquet files hold addresses of pictures,
-which users download; the pictures are then found by the SHA-256 of their address.
+Layout: https://huggingface.co/datasets/HuggingFaceM4/OBELICS. The published Parquet files hold URLs of pictures, which
+users download; the pictures are then found by the SHA-256 of their URL.
 """
 
 import hashlib
@@ -34,15 +34,14 @@ FindPicture = Callable[[str], bytes]
 def obelics_documents(
     shards: Source, images: str | Path | None = None, report: str | Path | None = None
 ) -> IterableDataset:
-    """Documents as OBELICS orders them (`DOCUMENT_FEATURES`).
+    """Documents in the order of OBELICS (`DOCUMENT_FEATURES`).
 
     Args:
-        shards: `.parquet` with `images` (addresses, or pictures as bytes or `{bytes, path}`) and `texts`; or `.tar`
-            of `json` with `texts` and base64 in `image_info`, as CosMo trains on them.
-        images: folder or address with the downloaded pictures, where the documents hold addresses: files named by the
-            SHA-256 of the address in hexadecimal (`url_hash`), with or without a suffix; or for the shard
-            `NAME.parquet` a `NAME.tar` of pictures named so, or with `json` that holds the `url`, as img2dataset
-            writes it.
+        shards: `.parquet` with `images` (URLs, or pictures as bytes or `{bytes, path}`) and `texts`; or `.tar` of
+            `json` with `texts` and base64 in `image_info`, as used in CosMo's training.
+        images: folder or address with the downloaded pictures, if the documents hold URLs: files named by the SHA-256
+            of the URL in hexadecimal (`url_hash`), with or without a suffix; or for the shard `NAME.parquet`, a
+            `NAME.tar` of pictures with such names, or with `json` that holds the `url`, as img2dataset writes it.
         report: folder for the counts of what is left out.
 
     Raises:
@@ -55,7 +54,7 @@ def obelics_documents(
 
 
 def url_hash(url: str) -> str:
-    """The name under which the picture of an address is looked for."""
+    """The file name, without suffix, of the picture from a URL."""
     return hashlib.sha256(url.encode()).hexdigest()
 
 
@@ -67,7 +66,7 @@ def _read_shard(url: str, tally: Tally, folder: MediaFolder | None) -> Iterator[
 
 
 def make_document(key: str, page: Any, find: FindPicture, tally: Tally) -> InterleavedDocument | None:
-    """A page as a document, or None where no picture is left.
+    """A page as a document, or None if no picture is left.
 
     Raises:
         DamagedInput: if the lists are not parallel, or an index has not exactly one None.
@@ -100,7 +99,7 @@ def make_document(key: str, page: Any, find: FindPicture, tally: Tally) -> Inter
 
 
 def _picture(entry: Any, find: FindPicture) -> bytes:
-    """The picture of an entry: embedded, or found by its address."""
+    """The picture of an entry: embedded, or found by its URL."""
     if isinstance(entry, dict):
         entry = entry.get("bytes") or entry.get("path")
     if not isinstance(entry, (bytes, str)):
@@ -125,18 +124,18 @@ def _pages_of_table(url: str) -> Iterator[tuple[str, Any]]:
 
 
 def _columns(schema: pa.Schema, url: str) -> list[str]:
-    """The wanted columns that are there.
+    """The columns to read, of those that exist.
 
     Raises:
         ValueError: if images or texts are missing.
     """
     if not {"images", "texts"} <= set(schema.names):
-        raise ValueError(f"{url} has the columns {schema.names}; images and texts are wanted")
+        raise ValueError(f"{url} has the columns {schema.names}; expected images and texts")
     return [name for name in COLUMNS if name in schema.names]
 
 
 def _make_embedded(key: str, page: Any, tally: Tally) -> InterleavedDocument | None:
-    """As `make_document`, of the released training's form: base64 in `image_info`, and empty texts for none."""
+    """Like `make_document`, for the form in the released training: base64 in `image_info`, and empty for no text."""
     if isinstance(page, dict) and isinstance(page.get("image_info"), list) and isinstance(page.get("texts"), list):
         images = [entry and decode_base64(entry) for entry in page["image_info"]]
         page = page | {"images": images, "texts": [text or None for text in page["texts"]]}
@@ -144,7 +143,7 @@ def _make_embedded(key: str, page: Any, tally: Tally) -> InterleavedDocument | N
 
 
 def _picture_finder(folder: MediaFolder | None, stem: str, tally: Tally) -> FindPicture:
-    """How the pictures of one shard are found."""
+    """A function that finds the pictures of one shard."""
     if folder is None:
         return _not_there
     tar = f"{folder.url.rstrip('/')}/{stem}.tar"
@@ -163,7 +162,7 @@ def _picture_finder(folder: MediaFolder | None, stem: str, tally: Tally) -> Find
 
 
 def _index_tar(tar: str, tally: Tally) -> dict[str, tuple[int, int]]:
-    """Hash of the address -> first byte and size of its picture; what lies behind a damaged place is not found."""
+    """Hash of the URL -> first byte and size of its picture; pictures after a damaged place are not found."""
     limits = {**dict.fromkeys(SUFFIXES, MAX_IMAGE_BYTES), "json": MAX_TEXT_BYTES}
     by_key: dict[str, tuple[int, int]] = {}
     urls: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Rows of a Parquet file, a few at a time, only the columns that are wanted."""
+"""Read rows of a Parquet file, a few at a time and only in the wanted columns."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,16 +12,16 @@ from dataset_builder.errors import DamagedInput
 
 
 ROWS_AT_A_TIME = 32
-MAX_GROUP_BYTES = 4_000_000_000  # of a row group, unpacked, as its header promises
+MAX_GROUP_BYTES = 4_000_000_000  # largest row group, uncompressed, according to its header
 
 
 def read_parquet(url: str, choose: Callable[[pa.Schema, str], list[str]]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Number and content of each row.
+    """Yield the number and content of each row.
 
     Args:
         url: path or address.
-        choose: names of the columns to read, in order, from the schema and the address (for messages); raises
-            `ValueError` where a column is missing.
+        choose: returns the names of the columns to read, in order, given the schema and the address (for messages);
+            raises `ValueError` if a column is missing.
 
     Raises:
         DamagedInput: for a damaged file, after the rows before that place.

@@ -1,4 +1,4 @@
-"""Write what a reader of videos hands out as a corpus folder, which training and streaming read."""
+"""Write the rows of a video reader as a corpus folder, which training and streaming read."""
 
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +15,7 @@ from dataset_builder.recipe import ShardSettings
 from dataset_builder.schema import InterleavedVideo, from_row
 
 
-# Records stay in the reader's order; `shuffle` says no more than that they are not sorted by id.
+# Records stay in the reader's order; `shuffle` only means that they are not sorted by id.
 SETTINGS = ShardSettings(embed_videos=True, shuffle=True)
 
 
@@ -26,24 +26,24 @@ def save_corpus(
     videos: str | Path | None = None,
     max_shard_mb: float = SETTINGS.max_shard_mb,
 ) -> int:
-    """Write one split; shards of the same split from an earlier call are replaced when all new ones are whole.
+    """Write one split; shards of the same split from an earlier call are replaced once all new ones are complete.
 
-    Videos that the rows hold go into the shards; those that the rows name are linked, or copied where the disk has no
-    links, from the folder `videos` into `output_dir/videos/SPLIT`.
+    Videos that the rows hold go into the shards; videos that the rows name are linked from the folder `videos` into
+    `output_dir/videos/SPLIT`, or copied if the disk has no links.
 
     Args:
-        rows: of the corpus's schema, from `HowtoInterlink`, `howto_interlink_shards`, `webvid_pairs`,
+        rows: rows in the corpus schema, from `HowtoInterlink`, `howto_interlink_shards`, `webvid_pairs` or
             `video_text_pairs`.
         output_dir: the corpus folder.
         split: `train`, `validation` or `test`.
-        videos: local folder that the rows' paths start from; needed where rows name their videos.
+        videos: local folder that the rows' paths are relative to; needed if rows name their videos.
         max_shard_mb: a shard is closed before it grows past this (1e6 bytes).
 
     Returns:
         Number of records written.
 
     Raises:
-        ValueError: if there is no row, or rows name videos and `videos` is missing.
+        ValueError: if there are no rows, or rows name videos and `videos` is missing.
     """
     target = Path(output_dir)
     fresh = target / f".fresh-{split}"
@@ -70,7 +70,7 @@ def save_corpus(
 
 
 class _Counted:
-    """An iterable that remembers how many it gave."""
+    """An iterable that counts the records it yielded."""
 
     def __init__(self, records: Iterable[InterleavedVideo]) -> None:
         self._records, self.num = records, 0
@@ -82,7 +82,7 @@ class _Counted:
 
 
 def _shards(records: Iterator[InterleavedVideo], max_bytes: float) -> Iterator[Iterator[InterleavedVideo]]:
-    """Records of one shard after the other; each must be consumed before the next."""
+    """Yield the records of one shard after the other; each must be consumed before the next."""
     waiting: list[InterleavedVideo] = []
 
     def fill() -> Iterator[InterleavedVideo]:
@@ -106,7 +106,7 @@ def _stored(record: InterleavedVideo, target: Path, split: str, videos: str | Pa
         return record
     if videos is None:
         raise ValueError(
-            f"{record.video_id} names its video {record.video_path!r}; give videos=, the folder it lies in"
+            f"{record.video_id} names its video {record.video_path!r}; give videos=, the folder that holds it"
         )
     source = MediaFolder(str(videos)).local_path(record.video_path or "")
     name = f"videos/{split}/{record.video_path}"

@@ -1,4 +1,4 @@
-"""From a list of shards to an `IterableDataset`: split by node and worker, resumed by state, counted."""
+"""Turn a list of shards into an `IterableDataset` that is split by node and worker, resumed by state, and counted."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -24,15 +24,15 @@ def stream_shards(
 ) -> IterableDataset:
     """Rows of all shards, in order.
 
-    `datasets` hands whole shards to nodes and workers where their number allows, else every n-th sample; either way
-    each sample is read once. Its state names the shard and how many of its samples are done, so a shard must give the
-    same samples every time it is read.
+    `datasets` gives whole shards to nodes and workers if their number allows, else every n-th sample; either way, each
+    sample is read once. Its state names the shard and how many of its samples are done, so a shard must give the same
+    samples every time it is read.
 
     Args:
-        shards: at least one; anything that pickles and whose `str` tells them apart.
-        read: gives the rows of one shard and counts in the tally what it leaves out; raises `DamagedInput` where it
-            cannot go on.
-        features: of the rows.
+        shards: at least one; anything that pickles and has a unique `str`.
+        read: yields the rows of one shard, and counts in the tally what it leaves out; raises `DamagedInput` if it
+            cannot continue.
+        features: features of the rows.
         report: folder for the counts (`read_summary`), or None.
     """
     generate = partial(_rows_of_shards, read=read, report=None if report is None else str(report))
@@ -45,7 +45,7 @@ def _rows_of_shards(shards: list[Any], read: ReadShard, report: str | None) -> I
 
 
 def rows_of_shard(shard: Any, read: ReadShard, report: str | Path | None) -> Iterator[dict[str, Any]]:
-    """Rows of one shard; when it ends, its counts are logged and written."""
+    """Yield the rows of one shard; at its end, log and write its counts."""
     tally = Tally(str(shard))
     try:
         for row in read(shard, tally):
@@ -60,8 +60,8 @@ def find_shards(source: Source, suffixes: Sequence[str]) -> list[str]:
     """Paths or addresses of the shards.
 
     Args:
-        source: of a folder, the files with the first of `suffixes` that any of them has (img2dataset leaves a Parquet
-            file of facts beside each tar).
+        source: see `Source`; of a folder, only the files with the first of `suffixes` that any of its files has
+            (img2dataset leaves a Parquet file of metadata next to each tar).
         suffixes: in order of preference.
 
     Raises:

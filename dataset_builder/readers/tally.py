@@ -1,4 +1,4 @@
-"""What a reader handed out, what it left out and why, shard by shard; summed over workers by files in a folder."""
+"""Count what a reader yielded and what it left out and why, per shard; files in a folder sum this over workers."""
 
 import hashlib
 import json
@@ -11,7 +11,11 @@ from typing import Any
 from dataset_builder.atomic import write_whole
 
 
-KINDS = {"skipped": "skipped", "dropped": "dropped parts", "repaired": "repaired parts"}  # with words for them
+KINDS = {
+    "skipped": "skipped",
+    "dropped": "dropped parts",
+    "repaired": "repaired parts",
+}  # with their words in messages
 MAX_EXAMPLES = 100  # named per shard; all are counted
 logger = logging.getLogger(__name__)
 
@@ -28,9 +32,9 @@ class Tally:
     dropped: Counter[str] = field(default_factory=Counter)
     """Parts of samples left out (a clip, an image), by reason."""
     repaired: Counter[str] = field(default_factory=Counter)
-    """Parts of samples that were malformed in a known way and are handed out put right."""
+    """Parts of samples that were malformed in a known way and have been corrected."""
     examples: list[dict[str, str]] = field(default_factory=list)
-    """Which ones: the first `MAX_EXAMPLES`."""
+    """Which ones, for the first `MAX_EXAMPLES`."""
 
     def skip(self, reason: str, name: str = "", detail: str = "") -> None:
         """Count a sample that is left out."""
@@ -41,7 +45,7 @@ class Tally:
         self._count(self.dropped, reason, name, detail)
 
     def repair(self, reason: str, name: str = "", detail: str = "") -> None:
-        """Count a part of a sample that is put right."""
+        """Count a part of a sample that has been corrected."""
         self._count(self.repaired, reason, name, detail)
 
     def _count(self, counts: Counter[str], reason: str, name: str, detail: str) -> None:
@@ -50,7 +54,7 @@ class Tally:
             self.examples.append({"reason": reason, "name": name, "detail": detail})
 
     def close(self, report: str | Path | None) -> None:
-        """The shard was read to its end: log what was left out and write the counts into the folder `report`."""
+        """At the end of the shard, log what was left out and write the counts into the folder `report`."""
         if self.skipped or self.dropped:
             logger.warning("%s: %s", self.shard, _in_words(self.num_samples, self._counts()))
         if report is not None:
@@ -67,7 +71,7 @@ class Tally:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadSummary:
-    """Sums over the shards that were read to their end; printing it gives one line."""
+    """Sums over the shards that were read to their end; prints as one line."""
 
     num_shards: int
     num_samples: int
@@ -76,7 +80,7 @@ class ReadSummary:
     dropped: dict[str, int]
     """Parts of samples left out, by reason, most frequent first."""
     repaired: dict[str, int]
-    """Parts of samples put right, by reason, most frequent first."""
+    """Corrected parts of samples, by reason, most frequent first."""
 
     def __str__(self) -> str:
         counts = {kind: getattr(self, kind) for kind in KINDS}
@@ -84,17 +88,17 @@ class ReadSummary:
 
 
 def read_summary(report: str | Path) -> ReadSummary:
-    """Sum what readers wrote into the folder given to them as `report`.
+    """Sum the counts that readers wrote into the folder passed to them as `report`.
 
-    Every shard counts once, however many workers, nodes or epochs read it, and also where a reader was stopped and
-    resumed. A shard that nobody has read to its end does not count.
+    Every shard counts once, however many workers, nodes or epochs read it, and even if a reader was stopped and
+    resumed. A shard that was never read to its end does not count.
 
     Raises:
         ValueError: if there is no such folder.
     """
     folder = Path(report)
     if not folder.is_dir():
-        raise ValueError(f"no folder {folder}; a reader writes it when it has read a shard to its end")
+        raise ValueError(f"no folder {folder}; a reader writes it once it has read a shard to its end")
     shards = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     sums = {kind: sum((Counter(shard[kind]) for shard in shards), Counter()) for kind in KINDS}
     return ReadSummary(

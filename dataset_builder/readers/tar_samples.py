@@ -1,4 +1,4 @@
-"""WebDataset shards: plain tars whose neighbouring members with one stem are a sample; nothing is ever unpacked."""
+"""Read WebDataset shards: plain tars whose adjacent members with one stem are a sample; nothing is ever unpacked."""
 
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
@@ -16,42 +16,42 @@ from dataset_builder.readers.media_folder import check_name
 from dataset_builder.readers.tally import Tally
 
 
-PICKLES = ("pkl", "pickle", "pyd", "pth", "pt", "joblib")  # counted and never read, as all members nobody asked for
+PICKLES = ("pkl", "pickle", "pyd", "pth", "pt", "joblib")  # counted but never read
 
 
 @dataclass
 class TarSample:
-    """The members of a sample that were asked for."""
+    """The requested members of a sample."""
 
     key: str
     """Their common path without the extension."""
     fields: dict[str, bytes] = field(default_factory=dict)
-    """Extension (all that follows the first dot of the name, in lower case) -> content."""
+    """Extension (everything after the first dot of the name, in lower case) -> content."""
 
 
 class TarMember(NamedTuple):
-    """A member that was asked for, not yet read."""
+    """A requested member that is not read yet."""
 
     key: str
     """Its path without the extension."""
     extension: str
-    """All that follows the first dot of its name, in lower case."""
+    """Everything after the first dot of its name, in lower case."""
     offset: int
     """First byte of its content in the tar."""
     size: int
     read: Callable[[], bytes]
-    """Its content, as long as the tar is open; raises `DamagedInput` where it is cut off."""
+    """Reads its content while the tar is open; raises `DamagedInput` if it is cut off."""
 
 
 def read_tar_samples(url: str, max_bytes: Mapping[str, int], tally: Tally) -> Iterator[TarSample]:
-    """Samples of a shard in its order.
+    """Yield the samples of a shard in order.
 
-    Left out and counted: members whose name leads out of the folder, that are links or devices, sparse, repeated or
-    larger than allowed, and pickles. Members with other extensions are passed over without being read.
+    Some members are left out and counted: those whose name leads out of the folder, links and devices, sparse files,
+    repeated members, members larger than allowed, and pickles. Members with other extensions are skipped unread.
 
     Args:
         url: path or address of the tar.
-        max_bytes: extension -> largest content; other extensions are not read.
+        max_bytes: extension -> largest content in bytes; other extensions are not read.
         tally: counts what is left out.
 
     Raises:
@@ -67,7 +67,7 @@ def read_tar_samples(url: str, max_bytes: Mapping[str, int], tally: Tally) -> It
             if member.extension in sample.fields:
                 tally.drop("member: repeated", f"{member.key}.{member.extension}")
                 continue
-            begun, sample = sample, None  # none to hand out, should this member be cut off
+            begun, sample = sample, None  # yields no sample if this member is cut off
             begun.fields[member.extension] = member.read()
             sample = begun
     except DamagedInput:
@@ -79,7 +79,7 @@ def read_tar_samples(url: str, max_bytes: Mapping[str, int], tally: Tally) -> It
 
 
 def read_tar_pages(url: str, tally: Tally) -> Iterator[tuple[str, Any]]:
-    """Key and JSON of each sample; those that are no JSON are counted."""
+    """Yield key and JSON of each sample; samples that are not JSON are counted."""
     for sample in read_tar_samples(url, {"json": MAX_JSON_BYTES}, tally):
         try:
             page = parse_json(sample.fields["json"])
@@ -90,7 +90,7 @@ def read_tar_pages(url: str, tally: Tally) -> Iterator[tuple[str, Any]]:
 
 
 def read_tar_members(url: str, max_bytes: Mapping[str, int], tally: Tally) -> Iterator[TarMember]:
-    """Members one by one, with where they lie; as `read_tar_samples` in all else."""
+    """Yield members one by one with their offsets; otherwise like `read_tar_samples`."""
     with fsspec.open(url, "rb") as file:
         for member in tar_members(file):
             reason, key, extension = _judge(member, max_bytes)
@@ -101,7 +101,7 @@ def read_tar_members(url: str, max_bytes: Mapping[str, int], tally: Tally) -> It
 
 
 def _judge(member: tarfile.TarInfo, max_bytes: Mapping[str, int]) -> tuple[str, str, str]:
-    """Why a member is left out (empty where it is not), its key and its extension."""
+    """Why a member is left out (empty if it is not), its key and its extension."""
     if member.isdir():
         return "", "", ""
     try:

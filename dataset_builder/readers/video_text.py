@@ -1,4 +1,4 @@
-"""Video-text pairs: WebVid's list beside a folder of videos, or tars of `mp4` with `txt` or `json`."""
+"""Read video-text pairs: WebVid's list with a folder of videos, or tars of `mp4` with `txt` or `json`."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -20,11 +20,11 @@ from dataset_builder.schema import FEATURES, Clip, InterleavedVideo, to_row
 
 TAR_MEMBERS = {**dict.fromkeys(VIDEO_EXTENSIONS, MAX_VIDEO_BYTES), "txt": MAX_TEXT_BYTES, "json": MAX_TEXT_BYTES}
 WEBVID_COLUMNS = ("videoid", "page_dir", "name")
-NUM_RANGES = 64  # of one list: shared out evenly among 2, 4, ... 64 workers
+NUM_RANGES = 64  # of one list: divides evenly among 2, 4, ... 64 workers
 
 
 def video_text_pairs(shards: Source, source: str = "", report: str | Path | None = None) -> IterableDataset:
-    """Pairs from tars, as records of one clip that lasts the whole video (the corpus's schema).
+    """Pairs from tars, as records of one clip that lasts the whole video (in the corpus schema).
 
     Args:
         shards: `.tar` files with a video (`VIDEO_EXTENSIONS`) and `txt`, or `json` with `caption` or `name`.
@@ -41,12 +41,12 @@ def video_text_pairs(shards: Source, source: str = "", report: str | Path | None
 def webvid_pairs(
     table: str | Path, videos: str | Path, num_shards: int = NUM_RANGES, report: str | Path | None = None
 ) -> IterableDataset:
-    """Pairs of WebVid's list, as records of one clip that lasts the whole video (the corpus's schema).
+    """Pairs from WebVid's list, as records of one clip that lasts the whole video (in the corpus schema).
 
     Args:
         table: `results_*.csv` with `videoid, contentUrl, duration, page_dir, name`.
         videos: folder or address; a video is `{page_dir}/{videoid}.mp4` or `{videoid}.mp4` in it.
-        num_shards: ranges of lines that the list is read in; a multiple of nodes x workers is read fastest.
+        num_shards: number of line ranges that the list is read in; a multiple of nodes x workers is fastest.
         report: folder for the counts of what is left out.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Videos that a list names or a shard holds: found, opened far enough to know how long they are, made into records."""
+"""Find videos that a list names or a shard holds, and open them far enough to know their duration."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +9,8 @@ from dataset_builder.readers.media_folder import MediaFolder
 from dataset_builder.video.container import MAX_DURATION_S, decode_forward, open_video, promised_duration_s
 
 
-MAX_VIDEO_BYTES = 1_000_000_000  # of a video that is held in memory: inside a tar, or behind an address
-VIDEO_EXTENSIONS = ("mp4", "webm", "mkv", "mov", "avi")  # in the shards that are read
+MAX_VIDEO_BYTES = 1_000_000_000  # largest video that is held in memory: from a tar, or from an address
+VIDEO_EXTENSIONS = ("mp4", "webm", "mkv", "mov", "avi")  # of videos in shards
 
 
 class FoundVideo(NamedTuple):
@@ -19,7 +19,7 @@ class FoundVideo(NamedTuple):
     name: str
     """Its path below the folder."""
     data: bytes | None
-    """The whole file where it lies behind an address; None in a local folder, where decoding opens it by its path."""
+    """The whole file if it comes from an address; None in a local folder, where decoding opens it by its path."""
     duration_s: float
 
 
@@ -42,7 +42,7 @@ def find_video(folder: MediaFolder, names: Sequence[str]) -> FoundVideo:
 
 
 def video_duration_s(video: Path | bytes) -> float:
-    """Seconds that the header promises; where it promises nothing, all frames are decoded.
+    """The duration that the header promises, in seconds; if it promises none, all frames are decoded.
 
     Raises:
         DamagedInput: if it does not open, has no frame, or claims to last longer than a day.

@@ -109,7 +109,7 @@ def test_lists_that_are_not_parallel(images, texts, tmp_path):
 
 def test_another_table_is_refused(tmp_path):
     pq.write_table(pa.table({"texts": ["a"]}), tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match=r"a\.parquet has the columns \['texts'\]; images and texts are wanted"):
+    with pytest.raises(ValueError, match=r"a\.parquet has the columns \['texts'\]; expected images and texts"):
         read(tmp_path)
 
 
