@@ -11,11 +11,7 @@ from typing import Any
 from dataset_builder.atomic import write_whole
 
 
-KINDS = {
-    "skipped": "skipped",
-    "dropped": "dropped parts",
-    "repaired": "repaired parts",
-}  # with their words in messages
+KINDS = {"skipped": "skipped", "dropped": "dropped parts", "repaired": "repaired parts"}  # with words for messages
 MAX_EXAMPLES = 100  # named per shard; all are counted
 logger = logging.getLogger(__name__)
 

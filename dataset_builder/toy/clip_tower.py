@@ -1,4 +1,4 @@
-"""Trains the toy CLIP tower: contrastive on single frames, with attribute heads as helpers.
+"""Train the toy CLIP tower: contrastively on single frames, with attribute heads as helpers.
 
 Axes: N frames, C captions, S side in pixels, P patches, D width.
 """
@@ -23,22 +23,22 @@ from dataset_builder.toy.world import BACKGROUNDS, COLOURS, HELD_OUT, SEEN, SHAP
 
 SIZE_PX = 64
 FRAMES_PER_SCENE = 6
-"""Moments of one scene that go into the pool; more scenes teach more than more moments."""
+"""Frames of one scene in the pool; more scenes teach more than more frames per scene."""
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.25
-"""Normalisation of pixels in [0, 1], the same for the three colours; written into the image processor."""
+"""Normalisation of pixels in [0, 1], the same for the three channels; also written into the image processor."""
 HEADS = {"shape": tuple(SHAPES), "colour": tuple(COLOURS), "background": tuple(BACKGROUNDS)}
 
 
 @dataclass(frozen=True)
 class FramePool:
-    """Frames that went through H.264, uint8 (N, S, S, 3), and the scene each one shows."""
+    """Frames that were encoded in H.264 and decoded, uint8 (N, S, S, 3), and the scene that each shows."""
 
     frames: NDArray[np.uint8]
     scenes: list[Scene]
 
 
 def draw_pool(num_scenes: int, combinations: list[Combination], rng: np.random.Generator) -> FramePool:
-    """Moments of random scenes in which the object is visible, encoded and decoded as in a video."""
+    """Draw frames of random scenes in which the object is visible, encoded and decoded as in a video."""
     frames: list[NDArray[np.uint8]] = []
     scenes: list[Scene] = []
     while len(scenes) < num_scenes * FRAMES_PER_SCENE:
@@ -51,12 +51,12 @@ def draw_pool(num_scenes: int, combinations: list[Combination], rng: np.random.G
 def _draw_moments(combinations: list[Combination], rng: np.random.Generator) -> tuple[Scene, NDArray[np.uint8]]:
     shape, colour, action = combinations[rng.integers(len(combinations))]
     scene = Scene(shape=shape, colour=colour, action=action, background=BACKGROUNDS[rng.integers(len(BACKGROUNDS))])
-    look = draw_look(rng)
-    pose = draw_pose(action, look, 32, rng)
+    appearance = draw_look(rng)
+    pose = draw_pose(action, appearance, 32, rng)
     visible = np.flatnonzero(pose.opacity > 0.99)
     chosen = rng.choice(visible, size=FRAMES_PER_SCENE, replace=False)
     pose = type(pose)(**{name: value[chosen] for name, value in vars(pose).items()})
-    return scene, render_step(scene, look, pose, SIZE_PX)
+    return scene, render_step(scene, appearance, pose, SIZE_PX)
 
 
 def _through_h264(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -89,12 +89,12 @@ def build_clip(tokenizer: PreTrainedTokenizerFast) -> CLIPModel:
         "patch_size": 8,
     }
     config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=128)
-    config._attn_implementation = "eager"  # its backward is twice as fast as sdpa's in bf16 on a CPU
+    config._attn_implementation = "eager"  # its backward pass is twice as fast as sdpa's in bf16 on a CPU
     return CLIPModel(config)
 
 
 class _Helpers(nn.Module):
-    """Attribute heads on the mean patch token: they make the patch tokens, not only the class token, tell shapes."""
+    """Attribute heads on the mean patch token: they make the patch tokens, not only the class token, encode shapes."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -110,9 +110,9 @@ class _Helpers(nn.Module):
 def train_clip(
     tokenizer: PreTrainedTokenizerFast, *, seed: int, steps: int, batch_size: int, num_scenes: int, device: str
 ) -> CLIPModel:
-    """Trains the toy CLIP on frames of the seen combinations.
+    """Train the toy CLIP on frames of the seen combinations.
 
-    The loss is CLIP's, with every caption that is true of a frame counted as its partner, plus a cross-entropy for
+    The loss is CLIP's, in which every caption that is true of a frame counts as its partner, plus a cross-entropy for
     each attribute from the mean patch token.
     """
     torch.manual_seed(seed)
@@ -165,7 +165,7 @@ def embed_texts(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, texts: lis
 
 
 def _caption_batch(scenes: list[Scene], rng: np.random.Generator) -> tuple[list[str], torch.Tensor]:
-    """One caption a frame and the (N, C) table of which caption is true of which frame."""
+    """One caption per frame, and the (N, C) table of which caption is true of which frame."""
     described = [describe_frame(scene, rng) for scene in scenes]
     objects = np.asarray([scene.object_phrase for scene in scenes])
     places = np.asarray([scene.background for scene in scenes])
@@ -191,7 +191,7 @@ def _labels(scenes: list[Scene], device: str) -> dict[str, torch.Tensor]:
 def zero_shot_scores(
     model: CLIPModel, tokenizer: PreTrainedTokenizerFast, *, seed: int, num_scenes: int, device: str
 ) -> dict[str, float]:
-    """Shares of frames of held-out combinations whose nearest among 56 texts such as "a red star" is right."""
+    """Shares of frames of held-out combinations for which the nearest of 56 texts such as "a red star" is right."""
     model = model.eval()
     pool = draw_pool(num_scenes, sorted(HELD_OUT), np.random.default_rng([seed, 5]))
     names = [(shape, colour) for shape in SHAPES for colour in COLOURS]

@@ -1,4 +1,4 @@
-"""How many of the toy world's planted faults a build finds, and how well it attaches speech, by the truth files."""
+"""Measure how many of the toy world's planted faults a build finds, and how well it assigns speech to clips."""
 
 import json
 from collections import Counter
@@ -16,40 +16,40 @@ MISMATCHED = ("similarity below", "caption belongs to another clip")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class FaultCounts:
     """Counts of one kind of fault."""
 
     planted: int
     """Faults of this kind that the videos hold."""
     missed: int
-    """Those of them that the build did not mark."""
+    """Planted faults that the build did not mark."""
     marked: int
-    """What the build marked as this kind."""
+    """Marks of this kind that the build made."""
     wrong: int
-    """Marks where there is no such fault."""
+    """Marks without such a fault."""
 
     @property
     def recall(self) -> float:
-        """Share of the planted faults that are marked; 1 where there are none."""
+        """Share of the planted faults that are marked; 1 if there are none."""
         return 1 - self.missed / self.planted if self.planted else 1.0
 
     @property
     def precision(self) -> float:
-        """Share of the marks that are right; 1 where there are none."""
+        """Share of the marks that are right; 1 if there are none."""
         return 1 - self.wrong / self.marked if self.marked else 1.0
 
 
-def count_found(toy_dir: Path, corpus_dir: Path) -> dict[str, Found]:
-    """Compare what a build with `caption.captioner: truth` marked with what was planted.
+def count_found(toy_dir: Path, corpus_dir: Path) -> dict[str, FaultCounts]:
+    """Compare the marks of a build with `caption.captioner: truth` with the planted faults.
 
-    - A mismatched caption counts where a clip of the corpus has it, a black clip where a clip shows mostly that step.
-    - A duplicate counts where its original shows what it repeats (an original that is itself a duplicate does not);
-      of both, either may be marked.
-    - Off topic is every sentence about no step, planted or spoken by the toy world's narrator of its own accord, but
-      for personal data. Sentences about a step that was made black can be found nowhere: they count neither way.
+    - A mismatched caption counts if a clip of the corpus has it, a black clip if a clip mostly shows that step.
+    - A duplicate counts if its original is not itself a duplicate, which would show something else; either of the two
+      may be marked.
+    - Off topic is every sentence about no step, planted or the narrator's own, except personal data. Sentences about a
+      step that was made black match no clip: they count neither way.
 
     Args:
-        toy_dir: what `write_toy_videos` wrote.
+        toy_dir: folder that `write_toy_videos` wrote.
         corpus_dir: the corpus built from it.
     """
     planted, missed, marked, wrong = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
@@ -79,15 +79,16 @@ def count_found(toy_dir: Path, corpus_dir: Path) -> dict[str, Found]:
             marked[kind] += len(found)
             wrong[kind] += len(found - hits)
     return {
-        kind: Found(planted=planted[kind], missed=missed[kind], marked=marked[kind], wrong=wrong[kind])
+        kind: FaultCounts(planted=planted[kind], missed=missed[kind], marked=marked[kind], wrong=wrong[kind])
         for kind in FAULT_KINDS
     }
 
 
 def speech_accuracy(toy_dir: Path, corpus_dir: Path) -> float:
-    """Share of on-topic sentences in the clip that shows their step longest; 0 to 1.
+    """Share of on-topic sentences that are in the clip that shows their step longest; 0 to 1.
 
-    Counted are sentences whose step differs visibly from its neighbours, in videos without a black step.
+    Only sentences whose step visibly differs from its neighbours count, in videos that have no black step and are not
+    duplicates.
     """
     right = total = 0
     for _, truth, record in _pairs(toy_dir, corpus_dir):
@@ -105,7 +106,7 @@ def speech_accuracy(toy_dir: Path, corpus_dir: Path) -> float:
 
 
 def _pairs(toy_dir: Path, corpus_dir: Path) -> Iterator[tuple[str, dict[str, Any], InterleavedVideo]]:
-    """Every record with its truth."""
+    """Yield every record with its name and its truth."""
     for split in list_splits(corpus_dir):
         for record in read_corpus(corpus_dir, split, include_dropped=True):
             truth = json.loads((toy_dir / split / f"{record.video_id}.json").read_text(encoding="utf-8"))
@@ -143,7 +144,7 @@ def _showing_step(fault: dict[str, Any], kind: str, record: InterleavedVideo) ->
 
 
 def _off_topic(fault: dict[str, Any], truth: dict[str, Any], record: InterleavedVideo) -> tuple[set[Any], set[Any]]:
-    """Sentences off topic, and those left out for it, by their begin."""
+    """Sentences off topic, and those left out for that reason, by their start."""
     unseen = fault["step_index"] if fault["kind"] == "black_clip" else None
     neither = {one["start_s"] for one in truth["speech"] if unseen is not None and one["step_index"] == unseen}
     personal = truth["speech"][fault["sentence_index"]]["start_s"] if fault["kind"] == "personal_data" else None
@@ -161,7 +162,7 @@ def _personal(fault: dict[str, Any], truth: dict[str, Any], record: InterleavedV
 
 
 def _is_invisible(steps: list[dict[str, Any]], index: int) -> bool:
-    """Whether a step looks like one beside it."""
+    """Whether a step looks like one of its neighbours."""
     before = steps[index - 1]["join"] if index else None
     return "invisible" in (before, steps[index]["join"])
 

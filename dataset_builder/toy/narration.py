@@ -1,4 +1,4 @@
-"""What the narrator of a toy video says, and when: about the step, early or late, or about something else."""
+"""The narration of a toy video: sentences about a step, early or late, or about something else."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from dataset_builder.toy.world import Scene
 
 OFF_TOPIC_SHARE = 0.15
 MAX_SHIFT_S = 1.5
-"""A sentence may begin this much before or after the step that it is about."""
+"""A sentence may begin up to this much before or after the step that it is about."""
 
 _SAYINGS = {
     "roll_left": (
@@ -91,8 +91,8 @@ OFF_TOPIC = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sentence:
-    """One spoken sentence; `step_index` is the step it is about, None when it is off topic."""
+class NarratedSentence:
+    """A spoken sentence; `step_index` is the step that it is about, None if it is off topic."""
 
     start_s: float
     end_s: float
@@ -101,7 +101,7 @@ class Sentence:
 
 
 def say(scene: Scene, rng: np.random.Generator) -> str:
-    """One of the ways to narrate a scene, with or without a filler in front."""
+    """A random narration of a scene, with or without a filler in front."""
     ways = _SAYINGS[scene.action]
     filler = _FILLERS[rng.integers(len(_FILLERS))]
     return filler + ways[rng.integers(len(ways))].format(object=scene.object_phrase)
@@ -109,8 +109,8 @@ def say(scene: Scene, rng: np.random.Generator) -> str:
 
 def narrate(
     scenes: list[Scene], spans_s: list[tuple[float, float]], duration_s: float, rng: np.random.Generator
-) -> list[Sentence]:
-    """One sentence a step in the order of the steps, each shifted by up to `MAX_SHIFT_S`, none beyond the video."""
+) -> list[NarratedSentence]:
+    """One sentence per step, shifted by up to `MAX_SHIFT_S` but within the video, in order of their start."""
     sentences = []
     for index, (scene, (start_s, end_s)) in enumerate(zip(scenes, spans_s, strict=True)):
         off_topic = rng.random() < OFF_TOPIC_SHARE
@@ -119,7 +119,7 @@ def narrate(
         begin_s = start_s + rng.uniform(-MAX_SHIFT_S, MAX_SHIFT_S)
         begin_s = min(max(begin_s, 0.0), duration_s - length_s)
         sentences.append(
-            Sentence(
+            NarratedSentence(
                 start_s=round(begin_s, 3),
                 end_s=round(begin_s + length_s, 3),
                 text=text,
@@ -129,7 +129,7 @@ def narrate(
     return sorted(sentences, key=lambda sentence: sentence.start_s)
 
 
-def to_webvtt(sentences: list[Sentence]) -> str:
+def to_webvtt(sentences: list[NarratedSentence]) -> str:
     """The sentences as a WebVTT file."""
     cues = [f"{_clock(s.start_s)} --> {_clock(s.end_s)}\n{s.text}\n" for s in sentences]
     return "WEBVTT\n\n" + "\n".join(cues)

@@ -1,4 +1,4 @@
-"""Draws the frames of a step: a shape with smooth edges, moved by an action, before a textured background.
+"""Draw the frames of a step: a shape with smooth edges, moved by an action, in front of a textured background.
 
 Axes: T frames, S side in pixels. Positions and sizes are shares of the side, angles are radians.
 """
@@ -14,14 +14,14 @@ from dataset_builder.toy.world import COLOURS, Scene
 
 Array = NDArray[np.floating]
 PAN_FRAMES = 4
-"""Length of the camera pan of a join by "move"; its middle is the border."""
+"""Length of the camera pan in a join by "move"; the border is in its middle."""
 BLEND_FRAMES = 3
 """Frames over which an invisible join leads from the old pose to the new one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pose:
-    """Where the object is in each frame; every field has shape (T,)."""
+    """Position and shape of the object in each frame; every field has shape (T,)."""
 
     x: Array
     y: Array
@@ -29,12 +29,12 @@ class Pose:
     angle: Array
     opacity: Array
     gap: Array
-    """Distance of each of the two copies from the middle; 0 while the object is whole."""
+    """Distance of each of the two copies from their middle; 0 while the object is whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
-    """What stays the same through a step, drawn once per object."""
+class Appearance:
+    """The properties of a step that do not change over time, drawn once per object."""
 
     x: float
     y: float
@@ -45,10 +45,10 @@ class Look:
     tint: tuple[float, float, float]
 
 
-def draw_look(rng: np.random.Generator) -> Look:
-    """A random look: where the object stands, how large it is, and how the background is shifted and lit."""
+def draw_look(rng: np.random.Generator) -> Appearance:
+    """A random appearance: position and size of the object, shift and lighting of the background."""
     dark = rng.uniform(58, 84)
-    return Look(
+    return Appearance(
         x=rng.uniform(0.40, 0.60),
         y=rng.uniform(0.40, 0.60),
         radius=rng.uniform(0.185, 0.235),
@@ -59,15 +59,15 @@ def draw_look(rng: np.random.Generator) -> Look:
     )
 
 
-def draw_pose(action: str, look: Look, num_frames: int, rng: np.random.Generator) -> Pose:
-    """The object's path through a step of `num_frames` frames; order-only pairs are each other's reverse."""
+def draw_pose(action: str, appearance: Appearance, num_frames: int, rng: np.random.Generator) -> Pose:
+    """The object's path through a step of `num_frames` frames; order-only pairs are mirrored in time."""
     time = np.linspace(0, 1, num_frames, dtype=np.float32)
     still = np.ones(num_frames, dtype=np.float32)
     pose = {
-        "x": look.x * still,
-        "y": look.y * still,
-        "radius": look.radius * still,
-        "angle": look.angle * still,
+        "x": appearance.x * still,
+        "y": appearance.y * still,
+        "radius": appearance.radius * still,
+        "angle": appearance.angle * still,
         "opacity": still,
         "gap": 0 * still,
     }
@@ -77,24 +77,24 @@ def draw_pose(action: str, look: Look, num_frames: int, rng: np.random.Generator
         path = (end + (start - end) * time) if backwards else (start + (end - start) * time)
         pose["y" if action in ("rise", "fall") else "x"] = path
         if action.startswith("roll"):
-            pose["angle"] = look.angle + (path - path[0]) / look.radius
+            pose["angle"] = appearance.angle + (path - path[0]) / appearance.radius
     elif action in ("grow", "shrink"):
         small, large = rng.uniform(0.42, 0.52), rng.uniform(1.25, 1.40)
         scale = small + (large - small) * (time if action == "grow" else 1 - time)
-        pose["radius"] = look.radius * scale
+        pose["radius"] = appearance.radius * scale
     elif action == "blink":
         pose["opacity"] = _blinking(num_frames, rng)
     elif action == "split":
-        pose["radius"] = look.radius * (1 - 0.35 * time)
+        pose["radius"] = appearance.radius * (1 - 0.35 * time)
         pose["gap"] = rng.uniform(0.24, 0.29) * time
-        pose["x"] = (0.5 + (look.x - 0.5) * 0.3) * still
+        pose["x"] = (0.5 + (appearance.x - 0.5) * 0.3) * still
     else:
         raise ValueError(f"unknown action {action!r}")
     return Pose(**{name: value.astype(np.float32) for name, value in pose.items()})
 
 
 def _blinking(num_frames: int, rng: np.random.Generator) -> Array:
-    """Two or three frames on, two off, with no fixed period that a frame rate could miss."""
+    """Two or three frames on, two off, without a fixed period that a sampling rate could miss."""
     runs: list[float] = []
     while len(runs) < num_frames:
         runs += [1.0] * int(rng.integers(2, 4)) + [0.0] * 2
@@ -103,15 +103,15 @@ def _blinking(num_frames: int, rng: np.random.Generator) -> Array:
 
 
 def blend_poses(last: Pose, pose: Pose) -> Pose:
-    """Lets `pose` start where `last` ended, so that nothing jumps between them."""
+    """Make `pose` start where `last` ended, so that nothing jumps between them."""
     weight = np.clip(np.arange(len(pose.x), dtype=np.float32) / BLEND_FRAMES, 0, 1)
     names = [field.name for field in fields(Pose)]
     return Pose(**{name: weight * getattr(pose, name) + (1 - weight) * getattr(last, name)[-1] for name in names})
 
 
-def render_step(scene: Scene, look: Look, pose: Pose, size_px: int) -> NDArray[np.uint8]:
-    """Frames of one step, shape (T, S, S, 3), RGB."""
-    backdrop = render_background(scene.background, look, size_px)  # (S, S, 3)
+def render_step(scene: Scene, appearance: Appearance, pose: Pose, size_px: int) -> NDArray[np.uint8]:
+    """Render the frames of one step, shape (T, S, S, 3), RGB."""
+    backdrop = render_background(scene.background, appearance, size_px)  # (S, S, 3)
     centre = (np.arange(size_px, dtype=np.float32) + 0.5) / size_px
     cover: Array = np.zeros((len(pose.x), size_px, size_px), dtype=np.float32)
     sides = (-1, 1) if pose.gap.any() else (0,)
@@ -127,17 +127,17 @@ def render_step(scene: Scene, look: Look, pose: Pose, size_px: int) -> NDArray[n
     return (backdrop + visible * (paint - backdrop) + 0.5).astype(np.uint8)
 
 
-def render_background(background: str, look: Look, size_px: int) -> Array:
-    """The backdrop, shape (S, S, 3): two grey tones in the pattern the name says."""
+def render_background(background: str, appearance: Appearance, size_px: int) -> Array:
+    """Render the backdrop, shape (S, S, 3): two grey tones in the named pattern."""
     centre = (np.arange(size_px, dtype=np.float32) + 0.5) / size_px
-    x, y = centre[None, :] * 4 + look.phase[0], centre[:, None] * 4 + look.phase[1]  # four tiles a side
+    x, y = centre[None, :] * 4 + appearance.phase[0], centre[:, None] * 4 + appearance.phase[1]  # four tiles a side
     pattern = _PATTERN[background](x, y)  # (S, S) in [0, 1]
-    grey = look.tones[0] + pattern * (look.tones[1] - look.tones[0])
-    return (grey[..., None] * np.asarray(look.tint, dtype=np.float32)).astype(np.float32)
+    grey = appearance.tones[0] + pattern * (appearance.tones[1] - appearance.tones[0])
+    return (grey[..., None] * np.asarray(appearance.tint, dtype=np.float32)).astype(np.float32)
 
 
 def pan(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A camera pan between two runs of equal length: `after` pushes `before` out to the left."""
+    """Render a camera pan between two sequences of equal length: `after` pushes `before` out to the left."""
     num_frames, size_px = before.shape[0], before.shape[2]
     both = np.concatenate([before, after], axis=2)  # (T, S, 2 S, 3)
     shifts = ((np.arange(num_frames) + 0.5) / num_frames * size_px).astype(int)

@@ -1,4 +1,4 @@
-"""Trains the toy OPT language model on the texts of the training split."""
+"""Train the toy OPT language model on texts of the training split."""
 
 import math
 
@@ -36,7 +36,7 @@ def build_opt(tokenizer: PreTrainedTokenizerFast) -> OPTForCausalLM:
 def train_opt(
     tokenizer: PreTrainedTokenizerFast, *, seed: int, steps: int, batch_size: int, device: str
 ) -> OPTForCausalLM:
-    """Next-token training on texts drawn afresh for each batch; each text begins and ends with `</s>`."""
+    """Train on next tokens of texts that are redrawn for each batch; each text begins and ends with `</s>`."""
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, 6])
     model = build_opt(tokenizer)
@@ -60,7 +60,7 @@ def train_opt(
 
 def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> BatchEncoding:
     """Right-padded ids and mask of texts, `</s>` at both ends; cut at `MAX_TOKENS`."""
-    framed = [f"{text}{tokenizer.eos_token}" for text in texts]  # the tokenizer puts another one in front
+    framed = [f"{text}{tokenizer.eos_token}" for text in texts]  # the tokenizer adds another one in front
     return tokenizer(
         framed, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt", return_token_type_ids=False
     )
@@ -70,7 +70,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> BatchEncodin
 def caption_surprise(
     model: OPTForCausalLM, tokenizer: PreTrainedTokenizerFast, combinations: list[Combination], device: str
 ) -> float:
-    """Mean negative log-likelihood, in nats a caption, over captions of the combinations before each background."""
+    """Mean negative log-likelihood, in nats per caption, over captions of the combinations with each background."""
     captions = [
         Scene(shape=shape, colour=colour, action=action, background=background).caption
         for shape, colour, action in combinations
@@ -86,7 +86,7 @@ def caption_surprise(
 
 
 def text_scores(model: OPTForCausalLM, tokenizer: PreTrainedTokenizerFast, device: str) -> dict[str, float]:
-    """How surprising captions are, seen and held out: a large gap would be a prior against the test split."""
+    """Surprise at seen and at held-out captions: a large gap would be a prior against the test split."""
     held_out = caption_surprise(model, tokenizer, sorted(HELD_OUT), device)
     seen = caption_surprise(model, tokenizer, list(SEEN), device)
     return {"nats_per_seen_caption": seen, "nats_per_held_out_caption": held_out, "ratio": math.exp(held_out - seen)}

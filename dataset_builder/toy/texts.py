@@ -1,4 +1,4 @@
-"""Texts that the toy towers learn from: words of the training split only, and the tokenizer for them.
+"""Texts for training the toy towers, with words of the training split only, and their tokenizer.
 
 No text names a held-out combination of shape, colour and action.
 """
@@ -15,13 +15,13 @@ MAX_VOCABULARY = 640
 
 
 def draw_scene(rng: np.random.Generator) -> Scene:
-    """A scene of the training split, every combination equally likely."""
+    """A random scene of the training split; every combination is equally likely."""
     shape, colour, action = SEEN[rng.integers(len(SEEN))]
     return Scene(shape=shape, colour=colour, action=action, background=BACKGROUNDS[rng.integers(len(BACKGROUNDS))])
 
 
 def draw_document(rng: np.random.Generator) -> str:
-    """A line of text for the language model: a caption, speech, a phrase that leaves something open, or several."""
+    """A random line of text for the language model: a caption, speech, an incomplete caption, or several of them."""
     kind = rng.random()
     if kind < 0.30:
         return draw_scene(rng).caption
@@ -35,7 +35,7 @@ def draw_document(rng: np.random.Generator) -> str:
 
 
 def _draw_phrase(rng: np.random.Generator) -> str:
-    """A caption that names at most two of shape, colour and action, so that any two go together for the reader."""
+    """A caption that names at most two of shape, colour and action, so that the model sees all pairs of them."""
     shape, colour = list(SHAPES)[rng.integers(len(SHAPES))], list(COLOURS)[rng.integers(len(COLOURS))]
     action = list(ACTIONS.values())[rng.integers(len(ACTIONS))]
     place = f"in front of the {BACKGROUNDS[rng.integers(len(BACKGROUNDS))]}"
@@ -50,7 +50,7 @@ def _draw_phrase(rng: np.random.Generator) -> str:
 
 
 def describe_frame(scene: Scene, rng: np.random.Generator) -> tuple[str, bool]:
-    """A caption of a single frame, which shows no action, and whether it names the background."""
+    """A caption of a single frame, which shows no action, and whether the caption names the background."""
     article = "an" if scene.colour[0] in "aeiou" else "a"
     thing = f"{article} {scene.object_phrase}"
     kind = rng.random()
@@ -64,7 +64,7 @@ def describe_frame(scene: Scene, rng: np.random.Generator) -> tuple[str, bool]:
 
 
 def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer in OPT's manner: `</s>` is put before each text; any text can be encoded."""
+    """Train a byte-level BPE tokenizer like OPT's: it puts `</s>` before each text and can encode any text."""
     rng = np.random.default_rng([seed, 3])
     texts = [draw_document(rng) for _ in range(20_000)]
     texts += [" ".join(OFF_TOPIC), " ".join(SHAPES), " ".join(COLOURS), " ".join(ACTIONS.values())] * 50

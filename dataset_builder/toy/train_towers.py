@@ -1,4 +1,4 @@
-"""Trains and saves the two toy towers (`cosmo toy towers`): a CLIP and an OPT, in fp16, with a card."""
+"""Train and save the two toy towers (`cosmo toy towers`): a CLIP and an OPT, in fp16, with a card."""
 
 import json
 import sys
@@ -23,7 +23,7 @@ SHIPPED = Path(__file__).parent / "towers"
 
 @dataclass(frozen=True, kw_only=True)
 class TowerSettings:
-    """How long the towers learn; the defaults made the shipped ones."""
+    """How long the towers are trained; the shipped ones were made with the defaults."""
 
     seed: int = 0
     clip_steps: int = 3000
@@ -40,18 +40,18 @@ class TowerSettings:
 
 
 def train_towers(output: Path, settings: TowerSettings | None = None) -> dict[str, dict[str, float]]:
-    """Trains both towers into `output/clip` and `output/opt`; a tower that is complete there already is kept.
+    """Train both towers into `output/clip` and `output/opt`; a tower that is already complete there is kept.
 
     Args:
         output: folder to write.
-        settings: seed and lengths; `TowerSettings()` when None.
+        settings: seed and lengths; None: `TowerSettings()`.
 
     Returns:
-        The scores of each tower, as its `scores.json` holds them: `clip` zero-shot on held-out combinations, `opt`
-        in nats a caption; `seconds` is the training time.
+        The scores of each tower, as in its `scores.json`: `clip` zero-shot on held-out combinations, `opt` in nats per
+        caption; `seconds` is the training time.
 
     Raises:
-        ValueError: if the folder holds towers of other settings.
+        ValueError: if the folder holds towers with other settings.
     """
     settings = settings or TowerSettings()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -94,7 +94,7 @@ def train_towers(output: Path, settings: TowerSettings | None = None) -> dict[st
 
 
 def _round_to_half(model: PreTrainedModel) -> None:
-    """Rounds every weight to fp16 and keeps it in float32, so that scores are those of what is shipped."""
+    """Round every weight to fp16 but keep it in float32, so that the scores are those of the shipped weights."""
     model.half().float()
 
 
@@ -104,13 +104,13 @@ def _make_tower(
     tokenizer: PreTrainedTokenizerFast,
     make: Callable[[], tuple[PreTrainedModel, dict[str, float]]],
 ) -> dict[str, float]:
-    """Runs `make` unless the folder is complete; the folder appears whole or not at all."""
+    """Call `make` unless the folder is complete; the folder appears whole or not at all."""
     note = folder / "scores.json"
     wanted = asdict(settings)
     if note.exists():
         found = json.loads(note.read_text())
         if found["settings"] != wanted:
-            raise ValueError(f"{folder} holds a tower of other settings {found['settings']}, asked: {wanted}")
+            raise ValueError(f"{folder} holds a tower with other settings: {found['settings']}; expected {wanted}")
         return found["scores"]
     model, scores = make()
     with replacing_folder(folder) as aside:
@@ -123,7 +123,7 @@ def _make_tower(
 
 
 def image_processor() -> CLIPImageProcessorPil:
-    """How a picture becomes the toy CLIP's input: 64 px square, mean 0.5, deviation 0.25."""
+    """The processor that turns a picture into the toy CLIP's input: 64 px square, mean 0.5, deviation 0.25."""
     return CLIPImageProcessorPil(
         size={"shortest_edge": SIZE_PX},
         crop_size={"height": SIZE_PX, "width": SIZE_PX},

@@ -1,4 +1,4 @@
-"""Writes toy videos: `DIR/{train,validation,test}/NAME.{mp4,vtt,json}`; same seed, same bytes of annotations."""
+"""Write toy videos: `DIR/{train,validation,test}/NAME.{mp4,vtt,json}`; same seed, same bytes of annotations."""
 
 import json
 import multiprocessing
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dataset_builder.atomic import replacing, write_whole
-from dataset_builder.toy.narration import OFF_TOPIC, Sentence, narrate, to_webvtt
-from dataset_builder.toy.render import PAN_FRAMES, Look, blend_poses, draw_look, draw_pose, pan, render_step
+from dataset_builder.toy.narration import OFF_TOPIC, NarratedSentence, narrate, to_webvtt
+from dataset_builder.toy.render import PAN_FRAMES, Appearance, blend_poses, draw_look, draw_pose, pan, render_step
 from dataset_builder.toy.world import BACKGROUNDS, COLOURS, SHAPES, Scene, combinations_of
 
 
@@ -24,7 +24,7 @@ FRAME_RATE_HZ = 8
 SIZES_PX = (64, 96)
 SPLIT_SHARES = {"test": 0.15, "validation": 0.05}
 INVISIBLE_SHARE = 0.18
-"""Share of joins that no frame shows, because only the action changes; below the promised 20 %."""
+"""Share of joins that are visible in no frame, because only the action changes; below the promised 20 %."""
 MOVE_SHARE = 0.30
 FAULT_KINDS = ("mismatched_caption", "black_clip", "duplicate_video", "off_topic_speech", "personal_data")
 _SPLIT_CODES = {"train": 0, "validation": 1, "test": 2}
@@ -32,7 +32,7 @@ _SPLIT_CODES = {"train": 0, "validation": 1, "test": 2}
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedStep:
-    """One step before it is drawn; `join` says how it leads to the next one, None at the end."""
+    """A step before it is drawn; `join` is its transition to the next one, None at the end."""
 
     scene: Scene
     num_frames: int
@@ -41,7 +41,7 @@ class PlannedStep:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoJob:
-    """All that one video depends on."""
+    """Everything that one video depends on."""
 
     split: str
     index: int
@@ -51,7 +51,7 @@ class VideoJob:
 
     @property
     def name(self) -> str:
-        """File name without its ending."""
+        """File name without suffix."""
         return f"{self.split}-{self.index:06d}"
 
 
@@ -64,22 +64,22 @@ def write_toy_videos(
     workers: int | None = None,
     progress: bool = True,
 ) -> dict[str, int]:
-    """Renders `num_videos` narrated videos with their subtitles and ground truth.
+    """Render `num_videos` narrated videos with their subtitles and ground truth.
 
     Args:
-        output: folder to write; videos that are already there and complete are kept.
+        output: folder to write; complete videos that are already there are kept.
         num_videos: videos over all splits: about 15 % test, 5 % validation, the rest train; at least 3.
         seed: two calls with the same seed write the same annotations, whatever the number of workers.
         size_px: side of the square picture, 64 or 96.
         faults: share of the videos that get one planted fault each, recorded under `faults` in their JSON.
-        workers: processes; as many as there are cores when None.
-        progress: whether a progress bar is shown.
+        workers: number of processes; None uses one per core.
+        progress: whether to show a progress bar.
 
     Returns:
         Number of videos in each split.
 
     Raises:
-        ValueError: if an argument is out of its range, or the folder holds videos of other settings.
+        ValueError: if an argument is out of range, or the folder holds videos with other settings.
     """
     if num_videos < 3:
         raise ValueError(f"num_videos is {num_videos}, expected at least 3: one for each split")
@@ -105,7 +105,7 @@ def write_toy_videos(
 
 
 class _Serial:
-    """The part of a pool that is needed, in this process."""
+    """The methods of a pool that we need, in this process."""
 
     def __enter__(self) -> "_Serial":
         return self
@@ -118,16 +118,18 @@ class _Serial:
 
 
 def _claim_folder(output: Path, settings: dict[str, float]) -> None:
-    """Notes what the folder is for, and refuses one that holds videos of other settings."""
+    """Record the settings of the folder, and refuse one that holds videos with other settings."""
     note = output / "settings.json"
     if note.exists() and json.loads(note.read_text()) != settings:
-        raise ValueError(f"{output} holds toy videos of other settings {note.read_text().strip()}, asked: {settings}")
+        raise ValueError(
+            f"{output} holds toy videos with other settings: {note.read_text().strip()}; expected {settings}"
+        )
     output.mkdir(parents=True, exist_ok=True)
     write_whole(note, json.dumps(settings))
 
 
 def write_video(job: VideoJob, output: Path) -> None:
-    """Writes one video, its subtitles and its truth; the JSON comes last, so that its presence means complete."""
+    """Write one video, its subtitles and its truth; the JSON comes last, so its presence marks a complete video."""
     folder = output / job.split
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / f"{job.name}.json").exists():
@@ -150,7 +152,7 @@ def write_video(job: VideoJob, output: Path) -> None:
 
 
 def _source_and_fault(job: VideoJob) -> tuple[VideoJob, dict[str, object] | None]:
-    """Whose content the video shows (its own, but for a planted duplicate) and the fault planted in it."""
+    """The job whose content the video shows (its own, except for a planted duplicate), and its planted fault."""
     rng = np.random.default_rng([job.seed, _SPLIT_CODES[job.split], job.index, 1])
     if rng.random() >= job.faults:
         return job, None
@@ -158,15 +160,15 @@ def _source_and_fault(job: VideoJob) -> tuple[VideoJob, dict[str, object] | None
     if kind == "duplicate_video" and job.index > 0:
         original = replace(job, index=job.index - 1, faults=0.0)
         return original, {"kind": kind, "of": original.name}
-    if kind == "duplicate_video":  # the first video has nobody to repeat
+    if kind == "duplicate_video":  # the first video has none before it to repeat
         kind = FAULT_KINDS[0]
     return job, {"kind": kind, "seed": int(rng.integers(2**31))}
 
 
 def _draw_video(
     job: VideoJob, fault: dict[str, object] | None
-) -> tuple[NDArray[np.uint8], list[dict[str, object]], list[Sentence]]:
-    """Frames (T, S, S, 3), step records and speech of a video, with its fault planted."""
+) -> tuple[NDArray[np.uint8], list[dict[str, object]], list[NarratedSentence]]:
+    """Draw the frames (T, S, S, 3), step records and speech of a video, with its fault planted."""
     rng = np.random.default_rng([job.seed, _SPLIT_CODES[job.split], job.index])
     plan = plan_steps(job.split, rng)
     frames = _render(plan, job.size_px, rng)
@@ -191,7 +193,7 @@ def _draw_video(
 
 
 def plan_steps(split: str, rng: np.random.Generator) -> list[PlannedStep]:
-    """Three to six steps of 2 to 4 s; a join that cannot be invisible in this split becomes a cut."""
+    """Plan three to six steps of 2 to 4 s; a join that cannot be invisible in this split becomes a cut."""
     combinations = combinations_of(split)
     num_steps = int(rng.integers(3, 7))
     scenes = [_draw_scene(combinations, rng)]
@@ -215,7 +217,7 @@ def plan_steps(split: str, rng: np.random.Generator) -> list[PlannedStep]:
 def _draw_scene(
     combinations: tuple[tuple[str, str, str], ...], rng: np.random.Generator, unlike: Scene | None = None
 ) -> Scene:
-    """A scene of the split whose object and background both differ from the scene before."""
+    """A random scene of the split whose object and background both differ from the previous scene."""
     while True:
         shape, colour, action = combinations[rng.integers(len(combinations))]
         background = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
@@ -224,18 +226,18 @@ def _draw_scene(
 
 
 def _render(plan: list[PlannedStep], size_px: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """All frames of a video, joins included."""
+    """Render all frames of a video, joins included."""
     pieces: list[NDArray[np.uint8]] = []
-    look: Look = draw_look(rng)
+    appearance: Appearance = draw_look(rng)
     last_pose = None
     for index, step in enumerate(plan):
         join_before = plan[index - 1].join if index else None
         if join_before in ("cut", "move"):
-            look = draw_look(rng)
-        pose = draw_pose(step.scene.action, look, step.num_frames, rng)
+            appearance = draw_look(rng)
+        pose = draw_pose(step.scene.action, appearance, step.num_frames, rng)
         if join_before == "invisible" and last_pose is not None:
             pose = blend_poses(last_pose, pose)
-        frames = render_step(step.scene, look, pose, size_px)
+        frames = render_step(step.scene, appearance, pose, size_px)
         if join_before == "move":
             _pan_across(pieces[-1], frames)
         pieces.append(frames)
@@ -244,7 +246,7 @@ def _render(plan: list[PlannedStep], size_px: int, rng: np.random.Generator) -> 
 
 
 def _pan_across(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> None:
-    """Writes a pan over the last frames of one step and the first of the next, in place."""
+    """Write a pan over the last frames of one step and the first of the next, in place."""
     half = PAN_FRAMES // 2
     old = np.concatenate([before[-half:], np.repeat(before[-1:], half, axis=0)])
     new = np.concatenate([np.repeat(after[:1], half, axis=0), after[:half]])
@@ -256,9 +258,9 @@ def _plant(
     fault: dict[str, object],
     frames: NDArray[np.uint8],
     records: list[dict[str, object]],
-    sentences: list[Sentence],
-) -> list[Sentence]:
-    """Plants a fault into frames and records in place, notes where, and returns the sentences with it."""
+    sentences: list[NarratedSentence],
+) -> list[NarratedSentence]:
+    """Plant a fault into frames and records in place, note where, and return the sentences with it."""
     rng = np.random.default_rng(int(str(fault.pop("seed"))))
     step_index = int(rng.integers(len(records)))
     step = records[step_index]
@@ -286,7 +288,7 @@ def _plant(
 
 
 def encode_mp4(frames: NDArray[np.uint8], target: Path | BinaryIO, frame_rate_hz: int = FRAME_RATE_HZ) -> None:
-    """Encodes RGB frames (T, H, W, 3) as an H.264 mp4; one thread, so that the same frames give the same bytes."""
+    """Encode RGB frames (T, H, W, 3) as an H.264 mp4; one thread, so that the same frames give the same bytes."""
     with av.open(str(target) if isinstance(target, Path) else target, mode="w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=frame_rate_hz)
         stream.height, stream.width = frames.shape[1:3]

@@ -1,4 +1,4 @@
-"""What exists in the toy world, which combinations training never shows, and how a step is captioned.
+"""The toy world: what exists in it, which combinations training never shows, and how a step is captioned.
 
 A step of a video is one *action* of an object (a *colour* and a *shape*) in front of a *background*.
 """
@@ -30,7 +30,7 @@ ACTIONS = {
     "split": "splits in two",
 }
 ORDER_ONLY_PAIRS = (("roll_left", "roll_right"), ("rise", "fall"), ("grow", "shrink"))
-"""Actions whose frames are the same set; only their order differs."""
+"""Pairs of actions with the same set of frames in a different order."""
 BACKGROUNDS = ("bricks", "checks", "dots", "grid", "stripes", "waves")
 HELD_OUT_SHARE = 0.15
 
@@ -44,13 +44,13 @@ def _draw_held_out() -> frozenset[Combination]:
 
 
 HELD_OUT: frozenset[Combination] = _draw_held_out()
-"""The (shape, colour, action) combinations that only the test split shows; drawn once, the same for every seed."""
+"""The (shape, colour, action) combinations that only the test split shows; the same for every seed."""
 SEEN: tuple[Combination, ...] = tuple(sorted(set(product(SHAPES, COLOURS, ACTIONS)) - HELD_OUT))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What one step shows."""
+    """The content of one step."""
 
     shape: str
     colour: str
@@ -75,5 +75,5 @@ class Scene:
 
 
 def combinations_of(split: str) -> tuple[Combination, ...]:
-    """Combinations a split may show: the held-out ones for "test", all others for every other split."""
+    """Combinations that a split may show: the held-out ones for "test", all others for the other splits."""
     return tuple(sorted(HELD_OUT)) if split == "test" else SEEN

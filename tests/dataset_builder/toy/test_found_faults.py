@@ -4,7 +4,7 @@ import pytest
 
 from dataset_builder import build_corpus, load_recipe
 from dataset_builder.models.model_folders import TOWERS
-from dataset_builder.toy.found_faults import Found, count_found, speech_accuracy
+from dataset_builder.toy.found_faults import FaultCounts, count_found, speech_accuracy
 from dataset_builder.toy.videos import write_toy_videos
 
 
@@ -42,6 +42,6 @@ def test_faults_are_found_and_speech_finds_its_clip_in_many_videos(tmp_path):
 
 
 def test_shares_of_nothing_are_whole():
-    assert (Found(planted=0, missed=0, marked=0, wrong=0).recall, 1.0) == (1.0, 1.0)
-    found = Found(planted=8, missed=2, marked=10, wrong=4)
+    assert (FaultCounts(planted=0, missed=0, marked=0, wrong=0).recall, 1.0) == (1.0, 1.0)
+    found = FaultCounts(planted=8, missed=2, marked=10, wrong=4)
     assert (found.recall, found.precision) == (0.75, 0.6)

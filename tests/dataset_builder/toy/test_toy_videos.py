@@ -131,7 +131,7 @@ def test_larger_videos_have_the_same_story(toy_folder, tmp_path):
         ({"num_videos": 2}, "num_videos is 2, expected at least 3"),
         ({"size_px": 65}, "size_px is 65"),
         ({"faults": 1.5}, "faults is 1.5"),
-        ({"seed": 9}, "holds toy videos of other settings"),
+        ({"seed": 9}, "holds toy videos with other settings"),
     ],
 )
 def test_bad_arguments_are_named(toy_folder, arguments, message):
@@ -155,20 +155,20 @@ def test_joins_are_mostly_visible(split):
 
 @pytest.mark.parametrize(("first", "second"), ORDER_ONLY_PAIRS)
 def test_order_only_pairs_show_the_same_frames_in_reverse(first, second):
-    look = draw_look(np.random.default_rng(1))
-    poses = [draw_pose(action, look, 11, np.random.default_rng(2)) for action in (first, second)]
-    if first.startswith("roll"):  # the turning angle starts at the look's own on either side
+    appearance = draw_look(np.random.default_rng(1))
+    poses = [draw_pose(action, appearance, 11, np.random.default_rng(2)) for action in (first, second)]
+    if first.startswith("roll"):  # the turning angle starts at the object's own on either side
         poses = [Pose(**{**vars(pose), "angle": 0 * pose.angle}) for pose in poses]
     scenes = [Scene(shape="star", colour="red", action=action, background="dots") for action in (first, second)]
-    forth, back = (render_step(scene, look, pose, 64) for scene, pose in zip(scenes, poses, strict=True))
+    forth, back = (render_step(scene, appearance, pose, 64) for scene, pose in zip(scenes, poses, strict=True))
     assert np.abs(forth.astype(int) - back[::-1].astype(int)).max() <= 1  # rounding of 1 - t in float32
 
 
 def test_rolling_left_moves_the_object_left():
-    look = draw_look(np.random.default_rng(1))
-    pose = draw_pose("roll_left", look, 11, np.random.default_rng(2))
+    appearance = draw_look(np.random.default_rng(1))
+    pose = draw_pose("roll_left", appearance, 11, np.random.default_rng(2))
     scene = Scene(shape="circle", colour="red", action="roll_left", background="grid")
-    reddish = render_step(scene, look, pose, 64).astype(int)
+    reddish = render_step(scene, appearance, pose, 64).astype(int)
     columns = [np.argwhere(frame[:, :, 0] - frame[:, :, 1] > 100)[:, 1].mean() for frame in reddish]
     assert np.all(np.diff(columns) < -1)
 

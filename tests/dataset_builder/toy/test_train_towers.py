@@ -80,5 +80,5 @@ def test_towers_are_trained_whole_kept_and_never_mixed(tmp_path):
     again = train_towers(tmp_path, TINY)
     assert (tmp_path / "clip/model.safetensors").stat().st_mtime_ns == kept
     assert again["opt"]["nats_per_seen_caption"] == pytest.approx(scores["opt"]["nats_per_seen_caption"], rel=1e-5)
-    with pytest.raises(ValueError, match="holds a tower of other settings"):
+    with pytest.raises(ValueError, match="holds a tower with other settings"):
         train_towers(tmp_path, TowerSettings(seed=1))
