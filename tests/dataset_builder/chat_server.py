@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server on this machine that answers from a script, good and bad."""
+"""An OpenAI-compatible server on this machine that gives scripted answers, good and bad."""
 
 import json
 import threading
@@ -51,7 +51,7 @@ def drips(seconds: float) -> Callable[[Any], None]:
 
 
 class ChatServer:
-    """What the tests see of the server: its address, what it was asked, and what it is to do."""
+    """The tests' view of the server: its address, the requests it got, and its script."""
 
     def __init__(self) -> None:
         self.script: list[Callable[[Any], None]] = []
@@ -84,7 +84,7 @@ def chat_server() -> Iterator[ChatServer]:
                 state.headers.append({name.lower(): value for name, value in self.headers.items()})
                 act = state.script.pop(0) if state.script else state.otherwise(body)
             self.close_connection = True
-            with suppress(BrokenPipeError, ConnectionResetError):  # the client had enough
+            with suppress(BrokenPipeError, ConnectionResetError):  # the client gave up
                 act(self) if self.path == "/v1/chat/completions" else sends(404)(self)
 
         def log_message(self, *args: object) -> None:

@@ -30,7 +30,7 @@ def tower_dir(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def narrated_dir(tmp_path_factory) -> Path:
-    """Five narrated videos in split folders, with ground truth, as the toy world lays them out."""
+    """Five narrated videos in split folders, with ground truth, in the layout of the toy world."""
     folder = tmp_path_factory.mktemp("narrated")
     for index, split in enumerate(["train", "train", "train", "validation", "test"]):
         name = folder / split / f"video {index}"

@@ -1,4 +1,4 @@
-"""What the tests of the engines share: narrated videos, a recipe and a comparison of corpora."""
+"""Shared by the tests of the engines: narrated videos, a recipe and a comparison of corpora."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.dataset_builder.make_videos import encode, story
 
 
 def narrate(folder: Path, num_videos: int) -> Path:
-    """The same pictures again and again; each video differs in its name and speech."""
+    """The same pictures in every video; videos differ in name and speech."""
     first = encode(folder / "train" / "v00.mp4", story(0))
     for index in range(num_videos):
         path = folder / ("test" if index % 4 == 3 else "train") / f"v{index:02d}.mp4"
@@ -29,7 +29,7 @@ def narrow_recipe(tower: Path) -> Recipe:
 
 
 def planned(folder: Path, output: Path, recipe: Recipe) -> Work:
-    """The work of a build, as an engine is given it; nothing is made."""
+    """The work of a build as an engine gets it, with no outcome yet."""
     seen: list[Work] = []
 
     def look_on(work: Work) -> str:
@@ -41,7 +41,7 @@ def planned(folder: Path, output: Path, recipe: Recipe) -> Work:
 
 
 def files_of(corpus: Path) -> dict[str, bytes]:
-    """Content of every file of a corpus, but for what a build remembers."""
+    """Content of every file of a corpus, except the folder `.build`."""
     paths = [path for path in corpus.rglob("*") if path.is_file() and ".build" not in path.relative_to(corpus).parts]
     return {path.relative_to(corpus).as_posix(): path.read_bytes() for path in paths}
 
@@ -56,7 +56,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def command_of(pid: int) -> str:
-    """The command line of a process; empty where it has ended."""
+    """The command line of a process; empty if it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
     except FileNotFoundError:

@@ -59,7 +59,7 @@ def _field(level: int, *, bottom: bool, key: bool, referred_to: bool, frame_numb
 
 
 def _coded() -> list[tuple[int, bytes, bytes]]:
-    """Place among the frames shown and both fields, in the order of decoding; two of three frames are not needed."""
+    """Display position and both fields of each frame, in decoding order; two of three frames are not needed."""
     coded = []
     for first in (0, GROUP):
         for number, place in enumerate(range(0, GROUP, 3)):

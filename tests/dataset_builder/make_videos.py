@@ -29,7 +29,7 @@ def encode(
         assert isinstance(stream, av.VideoStream)
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
         stream.codec_context.thread_count = 1
-        container.start_encoding()  # a header even where no frame follows
+        container.start_encoding()  # a header even if no frame follows
         for pixels in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
@@ -43,7 +43,7 @@ def story(seed: int, num_steps: int = 3, step_s: float = 2.0) -> np.ndarray:
     """A video of several scenes that differ in colour and background."""
     draw = np.random.default_rng(seed)
     order = draw.permutation(len(COLOURS))
-    backgrounds = draw.permutation([10, 130, 250])  # far apart: even a random tower tells them
+    backgrounds = draw.permutation([10, 130, 250])  # far apart, so that even a random tower can tell them apart
     frames = int(step_s * RATE)
     return np.concatenate(
         [square_frames(frames, COLOURS[order[step % 5]], int(backgrounds[step % 3])) for step in range(num_steps)]

@@ -1,4 +1,4 @@
-"""Folders are replaced without a moment at which a kill loses both; what kills leave is cleared up."""
+"""A kill never loses both the old and the new folder, and leftovers of kills are cleaned up."""
 
 import os
 import shutil
@@ -58,12 +58,12 @@ def names_in(folder: Path) -> list[str]:
 
 
 def state_of(folder: Path) -> dict[str, str]:
-    """What is in a folder made by the script: the text of the file in each of its folders."""
+    """Content of a folder made by the script: the text of the file in each of its folders."""
     return {path.parent.name: path.read_text() for path in folder.rglob("file")}
 
 
 def test_a_folder_is_whole_wherever_its_replacement_was_killed(tmp_path):
-    """At each access to the disk, one after the other: whole under its name, or after `recover`."""
+    """Kill at each access to the disk in turn: the folder is whole under its name, or after `recover`."""
     subprocess.run([sys.executable, "-c", KILLED_AT_EACH_STEP, atomic.__file__, tmp_path], check=True, timeout=120)
     *killed, finished = sorted(tmp_path.iterdir(), key=lambda path: int(path.name))
     assert len(killed) > 25
@@ -97,7 +97,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
 
 
 def test_a_folder_whose_replacement_fails_is_back_at_its_place(tmp_path, monkeypatch):
-    """Ctrl-C or a disk's error between the two renames; ^C is no `Exception`."""
+    """Ctrl-C or a disk error between the two renames; Ctrl-C is not an `Exception`."""
     folder = tmp_path / "model"
     write_whole(folder / "weights", "old")
     rename = Path.rename
@@ -139,7 +139,7 @@ def test_what_is_half_deleted_is_never_put_back(tmp_path, monkeypatch):
         patched.setattr(shutil, "rmtree", remove)  # as if killed at the second file
         with replacing_folder(folder) as fresh:
             (fresh / "only").mkdir()
-    shutil.rmtree(folder)  # by hand, to have it made again
+    shutil.rmtree(folder)  # deleted by hand, to redo it
     recover(tmp_path)
     assert names_in(tmp_path) == []
 

@@ -1,4 +1,4 @@
-"""Damaged files are listed with a reason and the build goes on; bad requests get one clear line."""
+"""Damaged files are listed with a reason and the build continues; bad requests get one clear line."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def recipe(tower_dir):
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """One good video, found first and last among the bad ones by its name."""
+    """One good video, whose name sorts it first or last among the bad ones."""
     encode(tmp_path / "in" / "good.mp4", story(0))
     return tmp_path / "in"
 
@@ -50,7 +50,7 @@ def sound(path: Path) -> None:
 
 
 def without_frames(path: Path) -> None:
-    """An AVI file that announces a video stream and holds nothing of it."""
+    """An AVI file that announces a video stream but holds none of it."""
     encode(path, story(0)[:0])
 
 
@@ -60,7 +60,7 @@ def cut_before_index(path: Path) -> None:
 
 
 def cut_after_index(path: Path, into_frame: int = 0) -> None:
-    """The index stands in front, so that the file opens and promises frames that are not there."""
+    """The index comes first, so that the file opens and promises frames that are missing."""
     encode(path, story(0), container_options={"movflags": "faststart"})
     with av.open(str(path)) as container:
         places = [packet.pos for packet in container.demux(video=0) if packet.pos]
@@ -143,7 +143,7 @@ def test_folders_that_cannot_be_built(folder, recipe, tmp_path):
 
 
 def test_a_build_takes_nobodys_files_away(folder, recipe, tmp_path):
-    """A project's own videos/ and README.md: a corpus keeps its own there, and removes what is not of it."""
+    """A project's own videos/ and README.md: a corpus would put its files there and remove all others."""
     project = tmp_path / "project"
     encode(project / "videos" / "mine.mp4", story(1))
     (project / "videos" / "mine.vtt").write_text("WEBVTT")
@@ -160,7 +160,7 @@ def test_a_build_takes_nobodys_files_away(folder, recipe, tmp_path):
 
 
 def test_a_missing_tokenizer_is_told_before_any_work(folder, recipe):
-    """The card wants it when all videos are done: hours later."""
+    """The card needs the tokenizer only after all videos are done, hours later."""
     without = replace(recipe, shards=replace(recipe.shards, tokenizer=str(folder)))
     with pytest.raises(ValueError, match="cannot load the tokenizer"):
         build(folder, without)
@@ -202,10 +202,10 @@ def test_names_with_spaces_and_other_scripts_and_the_same_stem(folder, recipe):
 
 
 def test_a_name_that_is_no_text_is_quarantined(folder, recipe):
-    """Latin-1, as older systems and archives have it: no corpus could hold it."""
+    """Latin-1 names, as on older systems and in archives: a corpus cannot hold them."""
     for name in (b"caf\xe9.mp4", b"caf\xe9.vtt", b"good.\xe9.vtt"):
         shutil.copy(folder / "good.mp4", folder / os.fsdecode(name))
-    for _ in range(2):  # also of a corpus that is there already
+    for _ in range(2):  # also if the corpus already exists
         summary = build(folder, recipe)
         assert summary.exit_code == 3
         assert summary.quarantined == [{"path": "caf\ufffd.mp4", "reason": "its name is not UTF-8; rename the file"}]
@@ -233,7 +233,7 @@ def test_links_are_followed_and_those_to_nothing_are_listed(folder, recipe, tmp_
 
 
 def test_a_colon_in_a_name_is_no_address(folder, recipe, monkeypatch):
-    """Of a folder that is given as `.` FFmpeg would see the bare name, and ask a protocol of that name for it."""
+    """If the folder is `.`, FFmpeg would see the bare name and take its first part for a protocol."""
     for name in ("Part1: intro.mp4", "http:x.mp4", "file:y.mp4"):
         shutil.copy(folder / "good.mp4", folder / name)
     monkeypatch.chdir(folder)
@@ -242,7 +242,7 @@ def test_a_colon_in_a_name_is_no_address(folder, recipe, monkeypatch):
 
 
 def test_what_may_not_be_read_is_listed_and_read_once_it_may(folder, recipe, monkeypatch):
-    """Permissions change no time of a file; the tests may run as root, who may read everything."""
+    """Changing permissions changes no timestamp; the tests may run as root, who can read everything."""
     (folder / "good.vtt").write_text("WEBVTT\n\n00:00.000 --> 00:01.000\nnow we stir the dough")
     read, access = Path.read_bytes, os.access
 
@@ -261,7 +261,7 @@ def test_what_may_not_be_read_is_listed_and_read_once_it_may(folder, recipe, mon
 
 
 def test_a_videos_own_json_may_be_anything(folder, tower_dir):
-    """Beside a video lies what whoever collected it left there."""
+    """Files that a collector left next to the videos."""
     (folder / "good.json").write_text("[" * 100_000)
     recipe = load_recipe("laptop", {"segment.tower": str(tower_dir), "filter": None})
     assert build(folder, recipe).exit_code == 0
@@ -283,7 +283,7 @@ def test_what_a_killed_build_was_about_to_write_is_removed(folder, recipe):
 
 
 def test_an_error_of_ours_tells_at_which_video_it_happened(folder):
-    """It ends the build; without the name nobody could look for the cause among a million videos."""
+    """The error ends the build; without the name, nobody could find the cause among a million videos."""
     (source,) = find_videos(folder)
     draft = Draft(source=source, record=InterleavedVideo(video_id="good", duration_s=1.0))
     with pytest.raises(ZeroDivisionError) as error:

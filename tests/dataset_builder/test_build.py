@@ -1,4 +1,4 @@
-"""The whole line: a folder of narrated videos becomes a corpus that streams."""
+"""The whole pipeline: a folder of narrated videos becomes a corpus that streams."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ from dataset_builder.video.frames import FrameSampler
 
 @pytest.fixture(scope="module")
 def recipe(tower_dir) -> Recipe:
-    # A random tower's embeddings lie close together: the small penalty makes up for it.
+    # A random tower's embeddings are close together; the small penalty compensates for this.
     return load_recipe("toy", {"segment.tower": str(tower_dir), "segment.penalty": 0.01})
 
 

@@ -1,4 +1,4 @@
-"""A corpus that was built when dataset_builder had no folders: readers still read it, a build there starts anew."""
+"""A corpus built when dataset_builder had no folders: readers still read it, and a build there starts over."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def videos(tmp_path) -> Path:
 
 
 def captions(corpus: Path) -> dict[str, list[tuple[float, float, str]]]:
-    """What every video's clips are and say."""
+    """Times and texts of every video's clips."""
     return {
         record.video_id: [(clip.start_s, clip.end_s, clip.caption) for clip in record.clips]
         for split in list_splits(corpus)
@@ -70,7 +70,7 @@ def test_it_is_inspected(corpus, tmp_path):
 
 @pytest.mark.parametrize("left", ["all", "a half-done build"])
 def test_a_build_there_does_all_of_it_again(corpus, videos, left):
-    """Never half: no outcome of the older code ends up beside those of this code."""
+    """Never half: outcomes of the older code are not mixed with those of this code."""
     before, old = captions(corpus), outcomes(corpus)
     assert len(old) == 2
     if left != "all":

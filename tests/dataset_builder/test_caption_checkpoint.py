@@ -1,4 +1,4 @@
-"""Real captioning classes with tiny random weights: the words are nonsense, the path is the real one."""
+"""Real captioning classes with tiny random weights: the words are nonsense, the code path is real."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_any_image_to_text_checkpoint_captions_every_clip(tmp_path, write, promp
         assert said.frame_captions == ((said.caption,) if said.caption else ())
         assert bool(said.caption) != bool(said.fault)
         assert set(said.caption.split()) <= set(WORDS[4:]) | {"[UNK]"}
-        assert len(said.caption.split()) <= 5 + 3  # new words, and BLIP repeats the prompt as the caption's begin
+        assert len(said.caption.split()) <= 5 + 3  # new words; BLIP repeats the prompt at the start of the caption
     assert captions == captioner(source, clips, [""] * 3)  # greedy: the same words each time
     facts = captioner.provenance()
     assert facts["checkpoint"] == "captioner"

@@ -1,4 +1,4 @@
-"""The card of a corpus: what the build knows about it, in the form of the published card."""
+"""The card of a corpus: the build's facts about it, in the form of the published card."""
 
 from dataclasses import replace
 from typing import Any

@@ -73,7 +73,7 @@ def test_the_server_says_how_long_to_wait(server, waits):
     assert chat(server, waits, attempts=4)("s", "u", 0).text
     assert waits[0] == 7.0
     assert 50 < waits[1] <= 100, "from when it was written, on a machine however busy"
-    assert waits[2] == 120.0  # not longer, whatever it says
+    assert waits[2] == 120.0  # no longer, whatever the server says
     for value in ("soon", "-5", "nan", "1e400", "", "١٢"):
         found = retry_after_s({"retry-after": value})
         assert found is None or 0 <= found < 100
@@ -145,7 +145,7 @@ def test_a_server_that_stays_busy_or_away_stops_the_build(server, waits):
         chat(server, waits)("s", "u", 0)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        server.url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"  # bound, and nobody listens
+        server.url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"  # bound, but nobody listens
         with pytest.raises(ModelUnavailable, match="it cannot be reached"):
             chat(server, waits)("s", "u", 0)
 
@@ -176,7 +176,7 @@ def test_an_answer_may_lack_counts_and_words():
 
 
 def test_requests_are_spaced_also_between_processes(tmp_path):
-    """Two limits on one file stand for two workers."""
+    """Two limits on one file represent two workers."""
     limits = [RateLimit(tmp_path / "next", per_minute=600.0) for _ in range(2)]  # one each 0.1 s
     begin_s = time.monotonic()
     for turn in range(6):

@@ -28,7 +28,7 @@ from tests.dataset_builder.make_videos import encode, story
 
 @dataclass(frozen=True)
 class Listed:
-    """Drafts in memory, for stages that take any that can be counted and indexed."""
+    """Drafts in memory, for stages that accept anything that can be counted and indexed."""
 
     drafts: list[Draft]
 
@@ -70,7 +70,7 @@ def test_near_captions_of_any_video_stay_once_and_the_test_split_keeps_its_own()
 
 
 def test_minhash_finds_what_comparing_all_pairs_finds():
-    """Texts of many degrees of likeness; missing a pair at 0.7 has a chance of 2 in 10,000."""
+    """Texts of many degrees of similarity; the chance of missing a pair at 0.7 is 2 in 10,000."""
     draw = np.random.default_rng(5)
     words = [f"w{index}" for index in range(40)]
     texts = []
@@ -201,7 +201,7 @@ def test_long_videos_are_compared_in_little_memory():
 
 
 def test_a_hash_compares_neighbouring_cells():
-    """Against means taken cell by cell, in sizes that do not divide evenly."""
+    """Compare with means taken cell by cell, in sizes that do not divide evenly."""
     frames = np.random.default_rng(1).integers(0, 256, size=(3, 37, 53, 3), dtype=np.uint8)
     for pixels, found in zip(frames, difference_hashes(frames), strict=True):
         grey = pixels.mean(axis=2)
@@ -246,7 +246,7 @@ def test_draws_within_a_cluster_are_even_over_seeds():
 
 
 def test_select_keeps_the_rare_and_thins_the_common():
-    """72 % of 100 clips: of 90 that show the same, the 28 that make room go."""
+    """Keep 72 % of 100 clips: the 28 dropped are among the 90 that show the same."""
     rows = np.concatenate([np.tile(np.eye(11)[0], (90, 1)), np.eye(11)[1:]])
     noise = 0.01 * np.random.default_rng(0).normal(size=rows.shape)
     drafts = Listed([draft(f"v{index}", ["x"], unit(row[None])) for index, row in enumerate(rows + noise)])

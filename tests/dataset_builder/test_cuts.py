@@ -53,7 +53,7 @@ def test_a_clips_embedding_is_the_mean_direction_of_its_own_frames():
 
 
 def test_cuts_are_found_and_borders_stand_on_them(tower_dir, tmp_path):
-    """Frames twice a second cannot tell where within half a second a cut lies; every frame can."""
+    """Two frames a second cannot place a cut more exactly than half a second; all frames together can."""
     pytest.importorskip("scenedetect", reason="the extra `scenes` is not installed")
     path = encode(tmp_path / "in" / "a.mp4", story(0)[2:])  # cuts at 1.75 and 3.75 s
     assert find_cuts(path) == pytest.approx([1.75, 3.75], abs=0.001)

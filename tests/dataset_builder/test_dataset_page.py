@@ -18,7 +18,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 @pytest.fixture(scope="module", params=["parquet", "webdataset"])
 def corpus(request, narrated_dir, tower_dir, tmp_path_factory) -> Path:
-    """With a copy of a video, none of whose clips is kept."""
+    """A corpus with a copy of a video, of which no clip is kept."""
     videos, output = tmp_path_factory.mktemp("videos") / "in", tmp_path_factory.mktemp("page") / "CORPUS"
     shutil.copytree(narrated_dir, videos)
     for suffix in (".mp4", ".vtt", ".json"):

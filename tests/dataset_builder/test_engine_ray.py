@@ -23,7 +23,7 @@ from tests.pause_point import PausePoint
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.slow,
-    # Ray's own: sockets it closes late, an accelerator variable it will treat otherwise one day, moved names.
+    # Ray's own warnings: sockets closed late, an accelerator variable whose handling will change, moved names.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
@@ -31,12 +31,12 @@ pytestmark = [
 ]
 ray = pytest.importorskip("ray", reason="the extra ray is not installed (make ray)")
 CLUSTER = ClusterSettings(memory_gb_per_cpu=1)
-SHIPPED = TOWERS / "clip"  # named by its folder, so that it counts as a model and gets an operator of its own
+SHIPPED = TOWERS / "clip"  # named by its folder, so that it counts as a model and gets its own operator
 
 
 @pytest.fixture(scope="module")
 def pause(tmp_path_factory) -> PausePoint:
-    """Where processes of the cluster wait to be killed, once a test arms it."""
+    """A point at which processes of the cluster wait to be killed, once a test arms it."""
     return PausePoint(tmp_path_factory.mktemp("pause") / "point")
 
 
@@ -116,7 +116,7 @@ def test_a_stage_that_cannot_be_loaded_is_told_in_one_line(cluster, folder, reci
 
 
 def test_a_rank_larger_than_every_node_is_refused(cluster, folder, recipe, tmp_path):
-    """Ray would wait for such a node for ever."""
+    """Ray would wait forever for such a node."""
     from dataset_builder.engines.ray_ranks import run_on_ray
 
     large = ClusterSettings(gpus_per_rank=1)

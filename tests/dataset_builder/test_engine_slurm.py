@@ -51,7 +51,7 @@ def recipe(tower_dir) -> Recipe:
 
 @pytest.fixture
 def queue(tmp_path, monkeypatch) -> Path:
-    """Where the stand-in for Slurm keeps scripts; its commands are on the path."""
+    """Folder in which the stand-in for Slurm keeps scripts; its commands are on the path."""
     queue = tmp_path / "queue"
     (queue / "bin").mkdir(parents=True)
     for name, text in (("sbatch", SBATCH), ("squeue", SQUEUE), ("scontrol", SCONTROL)):
@@ -69,7 +69,7 @@ def submit(folder: Path, output: Path, recipe: Recipe, cluster: ClusterSettings 
 
 
 def options(script: Path) -> dict[str, str]:
-    """What a job script and the command line ask of sbatch."""
+    """The options of sbatch in a job script and on the command line."""
     lines = script.read_text().splitlines() + script.with_suffix(".options").read_text().splitlines()
     found = [re.fullmatch(r"(?:#SBATCH )?--([\w-]+)(?:=(.*))?", line) for line in lines]
     return {match[1]: match[2] or "" for match in found if match}
@@ -138,7 +138,7 @@ def test_a_machine_without_slurm_says_so(folder, recipe, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_killed_rank_alone_runs_again_and_the_corpus_is_that_of_one_process(folder, recipe, queue, tmp_path):
-    """Six processes that import torch, one after the other: that is what takes the time."""
+    """Slow: six processes import torch, one after the other."""
     output = tmp_path / "out"
     submit(folder, output, recipe)
     assert finish(start(queue / "1.script", 0)) == ""

@@ -1,4 +1,4 @@
-"""Plans, ranks and packs: what the engines for clusters are made of. The corpus is that of the local engine."""
+"""Plans, ranks and packs, the parts of the cluster engines. Their corpus equals that of the local engine."""
 
 import os
 import signal
@@ -91,7 +91,7 @@ def test_ranks_in_any_order_then_assembly_give_the_bytes_of_one_process(folder, 
 
 @pytest.mark.slow
 def test_a_rank_that_was_killed_goes_on_alone(folder, recipe, undisturbed, tmp_path):
-    """kill -9 at its second video: the next run of this rank keeps the first, the other rank is not touched."""
+    """kill -9 at the rank's second video: its next run keeps the first video; the other rank is not touched."""
     run = make_plan(planned(folder, tmp_path, recipe), videos_per_rank=5)
     run_rank(run, 1)
     other = {path: path.stat().st_mtime_ns for path in (tmp_path / ".build/packs").iterdir()}
@@ -124,7 +124,7 @@ def test_a_rank_that_fails_says_so_with_its_number(folder, recipe, tmp_path):
 
 
 def test_outcomes_are_found_wherever_they_lie(folder, recipe, undisturbed, tmp_path):
-    """Two videos in a pack, the others as files: the local engine goes on from both."""
+    """With two videos in a pack and the others as files, the local engine continues from both."""
     work = planned(folder, tmp_path / "out", recipe)
     run = make_plan(work, videos_per_rank=2)
     run_rank(run, 1)
@@ -157,7 +157,7 @@ def test_stages_with_models_are_grouped_for_the_gpu(recipe, tower_dir):
 
 @pytest.mark.slow
 def test_jobs_are_handed_out_a_few_at_a_time(folder, recipe, tmp_path, monkeypatch):
-    """A million futures would be memory: no more wait than the workers need to stay busy."""
+    """A million futures would fill the memory: only as many wait as keep the workers busy."""
     work = planned(folder, tmp_path, recipe)
     jobs = [(source, work.outcomes.path(key)) for source, key in zip(work.sources, work.keys, strict=True)]
     taken = []
@@ -177,7 +177,7 @@ def test_jobs_are_handed_out_a_few_at_a_time(folder, recipe, tmp_path, monkeypat
 
 @pytest.mark.parametrize("damage", ["cut", "footer", "rows"])
 def test_a_damaged_pack_is_made_again(folder, recipe, undisturbed, tmp_path, damage):
-    """A disk that loses what it took: the videos of that pack are done once more, and no build stops for ever."""
+    """If the disk loses a pack, its videos are redone once, and no build is stuck forever."""
     run = make_plan(planned(folder, tmp_path, recipe), videos_per_rank=5)
     for rank in (0, 1):
         run_rank(run, rank)
@@ -199,7 +199,7 @@ def test_a_damaged_pack_is_made_again(folder, recipe, undisturbed, tmp_path, dam
 
 @pytest.mark.slow
 def test_a_killed_worker_is_told_with_the_videos_that_were_under_way(folder, recipe, tmp_path, monkeypatch):
-    """Two processes that import torch; a video that no memory suffices for has to be found to be taken away."""
+    """A video that always runs out of memory must be named, so that it can be removed. Two processes import torch."""
     pause = PausePoint(tmp_path.with_name(f"{tmp_path.name}-pause"))
     pause.arm(r"/results/.*\.json$", after=1)
     monkeypatch.setenv("PYTHONPATH", pause.python_path)
@@ -215,7 +215,7 @@ def test_a_killed_worker_is_told_with_the_videos_that_were_under_way(folder, rec
 
 
 def test_a_worker_that_cannot_load_its_models_says_why(recipe, tmp_path, monkeypatch):
-    """A full GPU is a RuntimeError of torch; a pool whose workers fail at their start says that they were killed."""
+    """A full GPU is a RuntimeError of torch; of workers that fail at their start, a pool says "killed"."""
 
     def fail(recipe):
         raise RuntimeError("CUDA out of memory")

@@ -1,4 +1,4 @@
-"""What an edit has done again: outcomes when code of their stages changed, else the assembly from them, or nothing."""
+"""What an edit makes a build redo: outcomes if the code of their stages changed, else the assembly, or nothing."""
 
 import json
 import shutil
@@ -19,8 +19,8 @@ from dataset_builder.inputs import find_videos
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "dataset_builder"
 
-# Edits each file in turn and puts it back; prints what the edit changes: the outcomes by one recipe or the other (of
-# which only `narrated` has the stages look and narrate), and the corpus that is assembled from outcomes.
+# Edits each file in turn and restores it; prints what the edit changes: the outcomes of either recipe (only `narrated`
+# has the stages look and narrate), and the corpus that is assembled from outcomes.
 EDIT_EACH = """
 import json, sys
 from pathlib import Path
@@ -84,7 +84,7 @@ EDITS = {  # file -> what has to be done again after an edit
 
 @pytest.fixture(scope="module")
 def recipes(tmp_path_factory) -> dict[str, Path]:
-    """The recipe `laptop`, and the same with captions by a chat model."""
+    """The recipe `laptop`, and the same recipe with captions by a chat model."""
     folder = tmp_path_factory.mktemp("recipes")
     plain = yaml.safe_load((PACKAGE / "recipes" / "laptop.yaml").read_text(encoding="utf-8"))
     narrate = {"endpoint": "http://localhost:9/v1", "model": "none"}
@@ -161,7 +161,7 @@ def test_imports_are_followed_however_they_are_written(tmp_path, monkeypatch):
 
 
 def test_no_file_of_the_package_imports_relatively():
-    """The walk reads dotted names alone."""
+    """The walk reads dotted names only."""
     assert not [path for path in PACKAGE.rglob("*.py") if "\nfrom ." in path.read_text(encoding="utf-8")]
 
 

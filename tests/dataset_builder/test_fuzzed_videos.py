@@ -1,4 +1,4 @@
-"""Whatever happens to the bytes of a video, the answer is frames or one clear reason."""
+"""Whatever happens to the bytes of a video, the result is frames or one clear reason."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Howto-Interlink7M in its published forms: lists beside videos, map-style and streaming, and tars."""
+"""Howto-Interlink7M in its published forms: lists with a folder of videos, map-style and streaming, and tars."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ GOOD = howto_clips(("0:00:00 - 0:00:05", 'The video opens with a "title".'), ("0
 
 
 def write_video(path: Path, seconds: int, speed: int = 1) -> Path:
-    """A square that moves with the original's time, played `speed` times as fast: second t shows 4 px per second."""
+    """A square that moves 4 px per second of the original, played `speed` times as fast."""
     frames = square_frames(seconds * RATE, (220, 30, 30), 130)[::speed]
     return encode(path, frames)
 
@@ -126,10 +126,10 @@ def test_released_videos_are_five_times_as_fast(lists, tmp_path):
             (5.0 / speed, 10.0 / speed),
         ]
         shown[folder] = decode_clip(row, 1, 2, root=tmp_path / folder).astype(int)
-    # 16 frames at 8 Hz stand for 80: the same moment to 5 frames, so the square is within 5 px of its place
+    # 16 frames at 8 Hz represent 80: the same moment to 5 frames, so the square is within 5 px of its position
     places = {name: [frame[0, 30].argmax() for frame in frames] for name, frames in shown.items()}
     assert np.abs(np.subtract(places["original"], places["fast"])).max() <= 5
-    assert places["original"][1] > places["original"][0] + 5  # that would not hold of another moment
+    assert places["original"][1] > places["original"][0] + 5  # this would fail at another moment
 
 
 def test_a_wrong_speed_is_noticed(lists, tmp_path):
@@ -141,7 +141,7 @@ def test_a_wrong_speed_is_noticed(lists, tmp_path):
 
 
 def test_videos_behind_an_address(lists, videos, tmp_path):
-    """The rows hold the videos; lists, too, may lie behind an address."""
+    """The rows hold the videos; lists may also be at an address."""
     memory = fsspec.filesystem("memory")
     memory.pipe_file("/howto/food/a.mp4", (videos / "food" / "a.mp4").read_bytes())
     memory.pipe_file(f"/lists/{HOWTO_TRAIN}", (lists / HOWTO_TRAIN).read_bytes())
@@ -153,7 +153,7 @@ def test_videos_behind_an_address(lists, videos, tmp_path):
 
 
 def test_the_published_file_names(videos, tmp_path):
-    """One of them is misspelled; who corrects it is served, too."""
+    """One file name is misspelled; the corrected name works, too."""
     assert FILES["sampled_clips"]["validation"][1] == "Howto-Interlink7M_sbset_w_sampled_clips_val.tsv"
     for name in FILES["sampled_clips"]["validation"]:
         write_howto(tmp_path / name / name, [("val.mp4", GOOD)])
@@ -224,7 +224,7 @@ def test_malformed_clips_are_dropped_and_times_stay_inside_the_video():
 
 
 def test_the_released_tars(tmp_path):
-    """`mp4` + `json`, whose `clips` are JSON once more; seconds of the original, videos five times as fast."""
+    """`mp4` + `json`, whose `clips` are also JSON; seconds of the original, videos five times as fast."""
     fast = write_video(tmp_path / "fast.mp4", 10, speed=5).read_bytes()
     facts = json.dumps({"video_name": "a.mp4", "clips": GOOD}).encode()
     members = [

@@ -1,4 +1,4 @@
-"""The shipped recipe howto_interlink, as it is, with tiny random checkpoints of the architectures that it names."""
+"""The shipped recipe howto_interlink, unchanged, with tiny random checkpoints of the architectures that it names."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def write_qwen2(folder: Path) -> None:
 
 
 def test_every_stage_of_howto_interlink_runs(tmp_path):
-    """The tower is the shipped one, a CLIP as the recipe's; the others are random and talk nonsense."""
+    """The tower is the shipped one, a CLIP like the recipe's; the others are random and produce nonsense."""
     checkpoints = {}
     for name, write in {
         "speech.checkpoint": write_whisper,

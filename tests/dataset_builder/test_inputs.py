@@ -26,7 +26,7 @@ def test_split_folders_make_the_splits(tmp_path):
 
 
 def test_a_video_beside_the_splits_is_not_lost_without_a_word(tmp_path):
-    """Others name the split val or dev; ours would have read nothing of it."""
+    """Some collections name the split val or dev; without a refusal, its videos would be left out silently."""
     touch(tmp_path, "train/a.mp4", "val/b.mp4", "val/sub/c.MKV")
     with pytest.raises(ValueError, match=r"splits train, and beside them val/b\.mp4 and 1 more videos: a split is"):
         find_videos(tmp_path)
@@ -69,7 +69,7 @@ def test_the_plainest_subtitle_is_taken(tmp_path):
 
 
 def test_no_video_speaks_with_anothers_voice(tmp_path):
-    """`cake.2.srt` is what is said in cake.2.mp4, and no translation for cake.mp4."""
+    """`cake.2.srt` belongs to cake.2.mp4 and is not a translation for cake.mp4."""
     touch(
         tmp_path,
         "cake.mp4",
@@ -128,7 +128,7 @@ def test_other_faults_inside_the_block_keep_their_own_message(tmp_path):
 
 
 def test_a_copy_that_fails_names_the_file_that_is_written(tmp_path, monkeypatch):
-    """Python names the source first; a video is copied where the disk knows no links."""
+    """Python names the source first; a video is copied if the disk has no links."""
     touch(tmp_path / "in", "a.mp4")
     (tmp_path / "in/a.mp4").write_bytes(bytes(5000))
     monkeypatch.setattr(Path, "hardlink_to", lambda *_: (_ for _ in ()).throw(OSError(errno.EXDEV, "another disk")))
@@ -145,7 +145,7 @@ def test_a_copy_that_fails_names_the_file_that_is_written(tmp_path, monkeypatch)
 
 
 def test_files_written_at_once_never_share_a_temporary_name(tmp_path, monkeypatch):
-    """Long names may differ in their ends alone, and machines that share a disk may have processes of one number."""
+    """Long names may differ only at their ends, and machines that share a disk may have processes with the same id."""
     monkeypatch.setattr("os.getpid", lambda: 7)
     packs = [tmp_path / f"{'0123456789abcdef' * 4}-{index:05d}.parquet" for index in (0, 1, 1)]
     with replacing(packs[0]) as first, replacing(packs[1]) as second, replacing(packs[2]) as again:

@@ -1,4 +1,4 @@
-"""`cosmo inspect`: what it counts, what it finds wrong, and the page, which shows hostile text as text."""
+"""`cosmo inspect`: its counts, the problems it finds, and its page, which shows hostile text as text."""
 
 import json
 import os
@@ -33,7 +33,7 @@ CHROMIUM_FLAGS = [
 
 @pytest.fixture(scope="module", params=["embedded", "webdataset", "files"])
 def corpus(request, narrated_dir, tower_dir, tmp_path_factory) -> Path:
-    """Five narrated videos of three clips, of which the longer captions are kept, in each way to store them."""
+    """Five narrated videos of three clips, of which those with longer captions are kept, in each storage format."""
     output = tmp_path_factory.mktemp("inspected") / "corpus"
     overrides: dict[str, dict[str, object]] = {
         "embedded": {},
@@ -93,7 +93,7 @@ def test_a_corpus_elsewhere_is_inspected_without_being_on_the_disk(corpus, tmp_p
 
 
 class Page(HTMLParser):
-    """What a browser would load and run of a page."""
+    """Everything that a browser would load and run on a page."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""kill -9 in the middle, run again: the corpus of a build that was never disturbed."""
+"""After a kill -9 and a second run, the corpus equals that of an undisturbed build."""
 
 import os
 import random
@@ -56,7 +56,7 @@ def test_killed_and_resumed_equals_undisturbed(tower_dir, tmp_path):
     script = tmp_path / "build.py"
     script.write_text(BUILD)
     pause = PausePoint(tmp_path / "pause")
-    pause.arm(r"/results/.*\.json$", after=3)  # the other worker goes on until the kill
+    pause.arm(r"/results/.*\.json$", after=3)  # the other worker continues until the kill
     environment = os.environ | {"PYTHONPATH": pause.python_path, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(script), str(tmp_path / "in"), str(tmp_path / "out"), str(tower_dir)]
     with (tmp_path / "log").open("w") as log, subprocess.Popen(command, env=environment, stderr=log) as process:
@@ -85,7 +85,7 @@ def test_killed_and_resumed_equals_undisturbed(tower_dir, tmp_path):
 @pytest.mark.proof  # starts a build twenty times
 @pytest.mark.timeout(1800)
 def test_killed_at_twenty_random_moments_equals_undisturbed(tower_dir, tmp_path):
-    """Wherever it stood: in a video, in a shard, between two renames. Each build goes on with what is there."""
+    """Kill anywhere: in a video, in a shard, between two renames. Each build continues with what exists."""
     (tmp_path / "in").mkdir()
     for index in range(60):
         encode(tmp_path / "in" / f"v{index:02d}.mp4", story(index))
@@ -114,7 +114,7 @@ def test_killed_at_twenty_random_moments_equals_undisturbed(tower_dir, tmp_path)
     while num_killed < 20:
         if is_killed(draw.uniform(0.3, 1.0) * whole_s):
             num_killed += 1
-        else:  # what was left took less than that: from the beginning again
+        else:  # the rest took less time than that: start over
             num_whole += 1
             shutil.rmtree(tmp_path / "out")
     assert num_whole < 20
@@ -129,7 +129,7 @@ def test_killed_at_twenty_random_moments_equals_undisturbed(tower_dir, tmp_path)
 
 
 def test_a_torn_result_is_made_again(narrated_dir, tower_dir, tmp_path):
-    """A power cut may leave a file without its content: it is not trusted."""
+    """A power cut may leave a file without its content; such a file is not trusted."""
     recipe = load_recipe("toy", {"segment.tower": str(tower_dir)})
     build_corpus(narrated_dir, tmp_path, recipe, workers=1, progress=False)
     shards = {path: path.read_bytes() for path in (tmp_path / "data").iterdir()}

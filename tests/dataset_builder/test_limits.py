@@ -1,4 +1,4 @@
-"""Videos that are too long or too large are refused in one line; the codecs of today are read."""
+"""Videos that are too long or too large are refused in one line; today's codecs are read."""
 
 import json
 import resource
@@ -111,7 +111,7 @@ def encode_gif(path: Path, num_frames: int = 4) -> Path:
 
 
 def test_frames_that_grow_on_the_way_are_refused_by_the_decoder(tmp_path):
-    """The header of a raw stream tells the first size alone."""
+    """The header of a raw stream gives only the first size."""
     small = write_frames(tmp_path / "a.h264", "libx264", story(0)[:8])
     large = write_frames(tmp_path / "b.h264", "libx264", [np.zeros((512, 512, 3), dtype=np.uint8)] * 8)
     both = tmp_path / "both.h264"

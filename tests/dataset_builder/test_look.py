@@ -31,7 +31,7 @@ def draft(tmp_path) -> Draft:
 
 
 def look_at(draft: Draft, **settings) -> Draft:
-    load_captioner.cache_clear()  # each test writes its model to a folder of its own
+    load_captioner.cache_clear()  # each test writes its model to its own folder
     (done,) = LookStage(LookSettings(**settings))([draft])
     return done
 
@@ -79,7 +79,7 @@ def test_florence2_captions_frames_and_regions(tmp_path, draft):
     answers = captioner(frames, "<CAPTION>", 5)
     assert len(answers) == 2
     assert not any("<loc" in str(answer) for answer in answers)
-    # random weights name no regions: the tokens are put into the model's mouth, the parsing is the real processor's
+    # random weights name no regions: we supply the tokens, and the real processor parses them
     words = captioner._tokenizer
     ids = [words.convert_tokens_to_ids(token) for token in ["red", "star", *[f"<loc_{k}>" for k in (1, 2, 3, 4)]]]
     ids += [words.convert_tokens_to_ids(token) for token in ["picture", *[f"<loc_{k}>" for k in (5, 6, 7, 8)]]]
@@ -107,7 +107,7 @@ print("modeling_cosmo" in sys.modules)
 
 
 def test_cosmo_itself_looks_when_its_code_is_trusted(tmp_path):
-    """In a process of its own: here the model is registered already, and needs no code from the folder."""
+    """In a separate process: in this one the model is already registered, and needs no code from the folder."""
     save_tiny_model(tmp_path / "model")
     command = [sys.executable, "-c", LOOK_WITH_COSMO, str(tmp_path / "model")]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}

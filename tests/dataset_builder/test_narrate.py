@@ -103,7 +103,7 @@ def test_nonsense_is_asked_for_again_then_the_clip_goes_and_the_video_goes_on(se
     assert [clip.caption for clip in record.clips] == ["A cook cuts bread.", "", "She eats."]
     assert [clip.drop_reason for clip in record.clips] == ["", "no usable narration: repeats itself", ""]
     assert [clip.keep for clip in record.clips] == [True, False, True]
-    assert server.material[-1]["previous_caption"] == "A cook cuts bread."  # the last one there is
+    assert server.material[-1]["previous_caption"] == "A cook cuts bread."  # the last one
     assert [body["temperature"] > 0 for body in server.asked] == [False, True, False, True, True, False]
     assert record.provenance["narrate"]["spent"]["requests"] == 6
 
@@ -136,7 +136,7 @@ def test_no_call_is_paid_twice(server, tmp_path):
     server.script = [says("nonsense"), caption("A cook cuts bread.", 50, 8)]
     first = narrated(server, tmp_path, said(0))
     again = narrated(server, tmp_path, said(0), endpoint="http://127.0.0.1:9/v1", timeout_s=1.0)
-    assert again == first  # with the counts, and with the attempt that failed, from nobody at that address
+    assert again == first  # the same counts, with the failed attempt, without a server at that address
     assert len(server.asked) == 2
     other = {"prompt_file": str(tmp_path / "mine.md")}
     (tmp_path / "mine.md").write_text("Say something.")
@@ -208,7 +208,7 @@ def test_what_strangers_say_stays_inside_the_json_and_bounded():
     clip = said(0, frame_captions=("x" * 3000, "y" * 3000))
     clip = Clip(start_s=0, end_s=1, asr=order * 500, frame_captions=clip.frame_captions)
     text = describe(clip, 0, 1, "")
-    assert "\n" not in text  # quoted: no line of its own
+    assert "\n" not in text  # quoted, so that it is not a line of its own
     assert json.loads(text)["speech"].startswith(order)
     assert len(text) < 10_000
     assert json.loads(text)["frame_captions"] == ["x" * 3000]
@@ -258,13 +258,13 @@ def recipe_for(server, folder, tower_dir, **narrate):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The corpus's files, without what lets a build go on."""
+    """The corpus's files, without those that let a build continue."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and ".build" not in path.parts]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def by_clip(body):
-    """An answer that depends on the question alone, as a real model's at temperature 0."""
+    """An answer that depends only on the question, like a real model's at temperature 0."""
     material = json.loads(body["messages"][1]["content"])
     return caption(
         f"Step {material['clip']} of {material['of']} after {len(material['previous_caption'])} letters.", 90, 9
@@ -364,7 +364,7 @@ def test_a_killed_build_pays_no_answer_twice(server, tmp_path, narrated_dir, tow
 
 
 def write_chat(folder: Path, kind: str) -> PreTrainedTokenizerFast:
-    """A tiny Llama or Qwen2 with a byte-level tokenizer and a chat template; Llama's knows no system role."""
+    """A tiny Llama or Qwen2 with a byte-level tokenizer and a chat template; Llama's has no system role."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -409,7 +409,7 @@ def test_a_chat_model_of_transformers_answers_here(tmp_path, kind):
     assert first.input_tokens == len(words(asked)["input_ids"])
     assert 1 <= first.output_tokens <= 12
     second = chat("Be kind.", "hello", 1)
-    assert second == chat("Be kind.", "hello", 1)  # drawn, by the attempt's own seed
+    assert second == chat("Be kind.", "hello", 1)  # sampled with the attempt as the seed
     assert second.text != first.text
     assert chat.provenance()["checkpoint"] == "chat"
     assert str(tmp_path) not in str(chat.provenance())
@@ -485,7 +485,7 @@ def test_what_is_seen_and_said_is_narrated_and_scored(server, tmp_path):
     overrides = {
         "segment": {"tower": "toy", "frame_rate_hz": 4.0, "frames_per_segment": 6.0, "penalty": 0.6},
         "speech": {},
-        "look": {"checkpoint": str(tmp_path / "captioner"), "max_new_tokens": 2},  # two words: random, yet no nonsense
+        "look": {"checkpoint": str(tmp_path / "captioner"), "max_new_tokens": 2},  # two words are never nonsense
         "narrate": {"endpoint": server.url, "model": "m", "cache": str(tmp_path / "calls")},
         "filter": {"min_caption_words": 2},
         "caption": None,

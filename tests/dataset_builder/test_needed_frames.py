@@ -1,4 +1,4 @@
-"""Frames that nothing needs are not decoded, and nobody can tell."""
+"""Frames that nothing needs are not decoded, with no difference in the result."""
 
 from fractions import Fraction
 from itertools import pairwise
@@ -87,7 +87,7 @@ def packet(pts, dts, size=1):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_needed_is_what_is_on_screen(seed):
-    """Against the definition: for every moment the frame that began last, in any order of decoding."""
+    """Compare with the definition: for every moment, the frame that began last, in any decoding order."""
     draw = np.random.default_rng(seed)
     begins = np.cumsum(draw.integers(1, 5, 37)).tolist()
     order = sorted(range(37), key=lambda index: index + draw.uniform(0, 4))  # decoded up to four places early
@@ -112,7 +112,7 @@ def test_needed_is_what_is_on_screen(seed):
 
 
 def test_without_b_frames_nothing_waits_and_nothing_is_left_out():
-    """Every packet is followed by the next one shown: a run as long as the film."""
+    """Decoding order equals display order: a run as long as the film."""
     packets = [packet(time, time) for time in range(100)]
     read = []
     told = _tell_needed((read.append(one) or one for one in packets), [50.5])
@@ -124,13 +124,13 @@ def test_without_b_frames_nothing_waits_and_nothing_is_left_out():
 
 @pytest.mark.parametrize("suffix", [".ts", ".mp4"])
 def test_the_two_fields_of_a_frame_are_decoded_together(tmp_path, suffix):
-    """A packet per field: one alone would be paired with a field of another frame."""
+    """With a packet per field, a single field would be paired with a field of another frame."""
     path = tmp_path / f"fields{suffix}"
     levels = write_fields(path)
     begins, pixels = every_frame(path)
     assert [frame.mean() for frame in pixels] == pytest.approx(
         [(level - 16) * 255 / 219 for level in levels],
-        abs=1,  # television's range of grey levels, rounded field by field
+        abs=1,  # the grey range of television, rounded field by field
     )
     for seed in range(20):
         times = np.random.default_rng(seed).uniform(0.0, begins[-1], 2)

@@ -49,7 +49,7 @@ def clip_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clip")
     torch.manual_seed(0)
     text = PART | {"vocab_size": len(WORDS), "max_position_embeddings": 7, "eos_token_id": 2, "bos_token_id": 1}
-    # an end token other than 2 takes the model's present way to find it; 2 takes the old one, the largest id
+    # with an end token other than 2, the model finds it the current way; with 2 the old way, by the largest id
     text |= {"eos_token_id": 3}
     config = CLIPConfig(vision_config=PART | {"image_size": 32, "patch_size": 8}, text_config=text, projection_dim=16)
     CLIPModel(config).save_pretrained(folder)
@@ -88,7 +88,7 @@ def test_texts_are_embedded_one_by_one_as_in_a_batch_and_cut_at_the_context(clip
             expected = tower.model.text_projection(hidden)
         # float32 sums in another order: a few units of the 7th digit
         np.testing.assert_allclose(found, (expected / expected.norm()).numpy(), atol=2e-6)
-    assert np.abs(together[2] - together[3]).max() < 1e-6  # they differ in the words that are cut off alone
+    assert np.abs(together[2] - together[3]).max() < 1e-6  # they differ only in the words that are cut off
 
 
 def test_siglip_reads_texts_padded_to_its_whole_context(siglip_dir):
@@ -101,7 +101,7 @@ def test_siglip_reads_texts_padded_to_its_whole_context(siglip_dir):
 
 
 def test_the_toy_tower_tells_its_texts_apart():
-    """Its tokenizer begins with the token that CLIP pools at: pooled there, all texts would be one."""
+    """Its tokenizer begins with the token that CLIP pools at: pooled there, all texts would be equal."""
     embed = TextEmbedder(TowerEmbedder("toy"))
     cosines = (lambda rows: rows @ rows.T)(embed(["a red star falls", "a blue ring rises", "a red star rises"]))
     assert cosines[0, 1] < 0.3
@@ -119,7 +119,7 @@ def test_towers_that_cannot_read_are_refused_in_one_line(tmp_path, tower_dir):
 
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_the_matching_is_the_best_of_all(size):
-    """Against trying every permutation; a caption moves only where it gains the margin."""
+    """Compare with trying every permutation; a caption moves only if it gains the margin."""
     draw = np.random.default_rng(size)
     moved = 0
     for _ in range(50):
@@ -138,7 +138,7 @@ def test_the_matching_is_the_best_of_all(size):
 def test_empty_captions_take_no_part_in_the_matching():
     matrix = [[0.1, None, 0.9], [0.3, None, 0.2], [0.8, None, 0.1]]
     assert find_misplaced(matrix, 0.1) == {0: 2, 2: 0}
-    assert find_misplaced([[None, 0.5], [None, 0.1]], 0.0) == {}  # a single caption has nobody to change with
+    assert find_misplaced([[None, 0.5], [None, 0.1]], 0.0) == {}  # a single caption cannot be exchanged
     assert find_misplaced([], 0.0) == {}
 
 

@@ -1,4 +1,4 @@
-"""KTS against the plain definition: loops over every segment, every border, in Python."""
+"""Compare KTS with its plain definition: loops over every segment and every border, in Python."""
 
 import math
 import time
@@ -57,7 +57,7 @@ def test_objective_equals_the_triple_loop(seed, shortest, longest):
 
 @pytest.mark.parametrize("penalty", [0.0, 0.3, 1.0, 3.0])
 def test_number_of_segments_minimises_the_penalised_cost(penalty):
-    """Against all choices of borders, with Potapov's penalty typed again from the paper."""
+    """Compare with all choices of borders, with Potapov's penalty typed again from the paper."""
     draw = np.random.default_rng(7)
     embeddings = np.repeat(draw.normal(size=(3, 5)), [4, 2, 5], axis=0) + 0.2 * draw.normal(size=(11, 5))
     scores = {}

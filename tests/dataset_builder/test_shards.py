@@ -136,7 +136,7 @@ def test_damaged_and_hostile_tars(tmp_path):
 
 
 def header(name: str, size: int, change: Callable[[bytearray], None]) -> bytes:
-    """A header that was tampered with, its checksum put right."""
+    """A header that was tampered with, with a corrected checksum."""
     member = tarfile.TarInfo(name)
     member.size = size
     data = bytearray(member.tobuf(tarfile.GNU_FORMAT))
@@ -149,12 +149,12 @@ def header(name: str, size: int, change: Callable[[bytearray], None]) -> bytes:
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("reader", [lambda file: list(read_tar(file)), lambda file: list(scan_tar(file))])
 def test_headers_that_lie(reader, tmp_path):
-    """A corpus may come from anybody, so its tars are read as carefully as those of other collections."""
+    """A corpus can come from anyone, so its tars are read as carefully as those of other collections."""
     write_tar(tmp_path / "a.tar", [full_record("v0", num_bytes=5001), full_record("v1", num_bytes=5001)], {})
     whole = (tmp_path / "a.tar").read_bytes()
     first, second = scan_tar(io.BytesIO(whole))
     for lie in (
-        b"\xff" * 512,  # `tarfile` alone takes it for the end: the second record would be lost without a word
+        b"\xff" * 512,  # `tarfile` alone mistakes it for the end: the second record would be lost silently
         header("x.mp4", 0, lambda data: data.__setitem__(slice(124, 136), (-512).to_bytes(12, "big", signed=True))),
         header("././@LongLink", 3_000_000_000, lambda data: data.__setitem__(156, ord("L"))),
         header("x.mp4", 800_000_000_000, lambda data: None),
@@ -162,7 +162,7 @@ def test_headers_that_lie(reader, tmp_path):
         with pytest.raises(DamagedInput, match=r"damaged or cut off|cut off inside"):
             reader(io.BytesIO(whole[: first[1]] + lie + whole[second[0] :]))
 
-    def sparse(data: bytearray) -> None:  # ten bytes that stand for terabytes of zeros
+    def sparse(data: bytearray) -> None:  # ten bytes that represent terabytes of zeros
         data[156], data[386:410], data[483:495] = ord("S"), b"%011o\0%011o\0" % (0, 10), b"%011o\0" % 7_000_000_000
 
     hole = header("x.mp4", 512, sparse) + bytes(512)
@@ -234,7 +234,7 @@ def test_the_index_is_what_the_shards_hold(settings, tmp_path):
     write_index(tmp_path)
     assert read_index(files, "train") == scanned
     index = json.loads((tmp_path / "shards.json").read_text())
-    index["splits"]["train"][0]["num_bytes"] += 1  # of an older corpus
+    index["splits"]["train"][0]["num_bytes"] += 1  # from an older corpus
     for other in (json.dumps(index), "", "[]", "{}", '{"splits": 7}', '{"splits": {"train": [7]}}'):
         (tmp_path / "shards.json").write_text(other)
         assert read_index(files, "train") == scanned, "the shards are right, not a list that does not fit them"

@@ -237,7 +237,7 @@ def test_each_sentence_belongs_to_one_clip():
 
 
 def test_captions_that_grow_or_scroll_say_each_word_once(tmp_path):
-    """Whole repetitions and three words or more are cut; fewer are ordinary speech, and so is what comes later."""
+    """Full repetitions and those of three words or more are cut; shorter or later ones are ordinary speech."""
     lists = {
         "start": [0.0, 1.0, 2.0, 3.0, 4.0, 9.0],
         "end": [1.2, 2.0, 3.1, 4.0, 4.5, 9.5],
@@ -354,7 +354,7 @@ def test_what_is_no_object_is_refused_in_one_line(tmp_path, text):
 
 
 def test_a_build_takes_speech_from_howto100ms_captions(tower_dir, tmp_path):
-    """Videos are known by the last part of their id; subtitles or lists beside a video come first."""
+    """Videos are identified by the last part of their id; subtitles or lists next to a video come first."""
     for name in ("aa/v1", "v2", "v3", "v4"):
         encode(tmp_path / "in" / f"{name}.mp4", story(0))
     (tmp_path / "in" / "v2.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\nits own\n")

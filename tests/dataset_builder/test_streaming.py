@@ -1,4 +1,4 @@
-"""Streams of a corpus: one order by seed, whoever reads it; nothing lost or repeated, wherever a run stopped."""
+"""Streams of a corpus: one order per seed for all readers; nothing lost or repeated, wherever a run stops."""
 
 import io
 import itertools
@@ -111,7 +111,7 @@ def test_seeds_and_epochs_differ_and_the_same_ones_agree():
     order = lambda seed, epoch: [*itertools.chain(*map(EpochOrder([50], seed, epoch, 12, 1).chunk, range(50)))]
     assert order(0, 0) == order(0, 0)
     assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
-    # Written down once: the order must not change with a version, or no run could go on after an update.
+    # Fixed values: the order must not change between versions, or no run could continue after an update.
     assert [place.row for place in EpochOrder([7], 3, 1, 1, 7).chunk(0)] == [3, 6, 0, 1, 5, 2, 4]
 
 
@@ -183,7 +183,7 @@ def test_stopped_anywhere_it_goes_on_with_the_next_row(parquet, seed, batch_size
 def test_stopped_between_batches_it_goes_on_with_other_workers_and_ranks(
     parquet, batch_size, workers_before, workers_after
 ):
-    """Two ranks are killed after some batches, read ahead or not; three or two or one go on."""
+    """Two ranks are killed after some batches, read ahead or not; three, two or one continue."""
     make = partial(stream_corpus, parquet, seed=5, batch_size=batch_size, columns=["clips"])
     whole = load(make(), batch_size, 0)
     used = 2  # batches of each rank
@@ -267,7 +267,7 @@ def test_dropped_clips_come_on_request(corpus):
 
 
 def test_datasets_own_buffer_loses_rows_and_this_stream_does_not(parquet):
-    """Why this stream is there. If the first half fails, datasets has solved it."""
+    """The reason for this stream. If the first half fails, datasets has solved the problem."""
     make = lambda: IterableDataset.from_generator(lambda: iter([{"row": row} for row in range(40)])).shuffle(
         0, None, 10
     )
@@ -375,10 +375,10 @@ def test_a_damaged_block_is_named(form, tmp_path):
         start = read_index(open_corpus(tmp_path), "train")[2].block_starts[1]
     data[start : start + 600] = b"\xff" * 600
     path.write_bytes(data)
-    named = rf"block 1 of data/{path.name} is damaged \(no "
+    named = rf"block 1 of data/{path.name} is damaged \(not "
     with pytest.raises(ValueError, match=named):
         ids(stream_corpus(tmp_path))
-    with pytest.raises(ValueError, match=rf"the shard .*{path.name} is damaged \(no "):
+    with pytest.raises(ValueError, match=rf"the shard .*{path.name} is damaged \(not "):
         list(read_corpus(tmp_path, "train"))
     found, checksum = inspect_corpus(tmp_path).problems
     assert re.search(named, found)
@@ -468,7 +468,7 @@ def test_of_a_video_elsewhere_only_the_part_around_the_clip_is_read(tmp_path, co
 
 
 def test_blocks_are_read_once_for_all_workers_together():
-    """Three workers of two ranks: no row group twice, but where two lanes meet."""
+    """Three workers of two ranks: no row group is read twice, except where two lanes meet."""
     order = EpochOrder([2] * 40, 5, 0, 12, 1)
     reads = 0
     for reader in range(6):
@@ -481,7 +481,7 @@ def test_blocks_are_read_once_for_all_workers_together():
 
 
 def test_memory_holds_a_block_for_every_lane_however_long_the_corpus(tmp_path):
-    """In a process of its own count, that of Arrow's pool; a fifth is for what is being read and handed out."""
+    """In a separate process, by the count of Arrow's pool; a fifth is for the data being read and yielded."""
     draw = random.Random(0)
     settings = ShardSettings(embed_videos=True, row_group_mb=0.21)
     peaks = []
@@ -500,7 +500,7 @@ def test_memory_holds_a_block_for_every_lane_however_long_the_corpus(tmp_path):
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    """Serves a folder, with ranges as fsspec's HTTP file system asks for them."""
+    """Serves a folder, with the byte ranges that fsspec's HTTP file system requests."""
 
     def log_message(self, *arguments) -> None:
         pass

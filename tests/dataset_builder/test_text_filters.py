@@ -1,4 +1,4 @@
-"""What captions and speech say against a clip; positives and near misses beside each other."""
+"""Text filters for captions and speech: positives next to near misses."""
 
 from dataclasses import replace
 
@@ -70,7 +70,7 @@ def test_other_languages(text, expected, found):
 
 
 def test_word_lists_are_words():
-    """YAML reads a bare `no` as False; the reader puts the word back."""
+    """YAML reads a bare `no` as False; the reader restores the word."""
     assert {"no"} <= function_words()["es"]
     assert {"on"} <= function_words()["en"]
     for language, words in function_words().items():

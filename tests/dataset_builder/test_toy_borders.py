@@ -1,4 +1,4 @@
-"""The shipped recipe and tower against the toy world's true borders."""
+"""Compare the borders of the shipped recipe and tower with the toy world's true borders."""
 
 import json
 
@@ -25,7 +25,7 @@ def test_borders_are_found_within_half_a_second(tmp_path):
             num_found, num_true, num_visible = num_found + len(found), num_true + len(true), num_visible + len(visible)
             num_hit += count_matches(found, true, 0.5)
             num_hit_visible += count_matches(found, visible, 0.5)
-    # a find at an invisible border is right, too: it counts neither for nor against the visible ones
+    # a border found at an invisible one is right, too: it counts neither for nor against the visible ones
     num_found_visible = num_found - (num_hit - num_hit_visible)
     assert 2 * num_hit / (num_found + num_true) >= 0.75
     assert 2 * num_hit_visible / (num_found_visible + num_visible) >= 0.90

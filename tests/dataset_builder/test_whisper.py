@@ -15,7 +15,7 @@ from tests.dataset_builder.tiny_whisper import write_whisper
 
 
 def with_sound(path: Path, samples: np.ndarray, rate_hz: int, delay_s: float = 0.0) -> Path:
-    """A silent story and a sound track beside it that begins later."""
+    """A silent story with a sound track that begins later."""
     with av.open(str(path), mode="w") as container:
         video = container.add_stream("libx264", rate=RATE)
         video.height, video.width, video.pix_fmt = 64, 64, "yuv420p"

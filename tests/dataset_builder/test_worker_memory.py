@@ -1,4 +1,4 @@
-"""A worker's memory stays flat: benchmarks/data_scaling.py measures it over thousands of videos, here is its cause."""
+"""A worker's memory stays constant: benchmarks/data_scaling.py measures it over thousands of videos; this is why."""
 
 import os
 

@@ -112,7 +112,7 @@ def write_llava(folder: Path) -> None:
 
 
 def write_blip2(folder: Path) -> None:
-    """Four query tokens in place of 32; the picture stands before the text as placeholder tokens."""
+    """Four query tokens instead of 32; the picture comes before the text as placeholder tokens."""
     words = tokenizer()
     pictures = BlipImageProcessorPil(size={"height": 32, "width": 32})
     processor = Blip2Processor(pictures, words, num_query_tokens=4)  # adds `<image>` to the tokenizer

@@ -46,7 +46,7 @@ def write_tar(path: Path, members: Members) -> Path:
 
 
 def write_img2dataset(folder: Path, sizes: Sequence[int]) -> list[str]:
-    """Shards `00000.tar` with `.jpg`, `.txt`, `.json`, each beside a Parquet file and a JSON file of facts."""
+    """Shards `00000.tar` with `.jpg`, `.txt`, `.json`, each next to a Parquet and a JSON file of metadata."""
     keys = []
     for shard, size in enumerate(sizes):
         members: list[tuple[str | tarfile.TarInfo, bytes]] = []
@@ -89,7 +89,7 @@ def write_webvid(folder: Path, num_rows: int, videos: Sequence[int]) -> Path:
 def mmc4_page(
     number: int, sentences: Sequence[str], matrix: np.ndarray, images: Sequence[bytes | None]
 ) -> dict[str, Any]:
-    """A line of MMC4 v1.1; pictures that are given stand in it, as in the shards that models train on."""
+    """A line of MMC4 v1.1; pictures passed here are embedded in it, as in the shards that models train on."""
     infos = []
     for index, image in enumerate(images):
         info: dict[str, Any] = {
@@ -112,7 +112,7 @@ def mmc4_page(
 
 
 def write_mmc4_zip(path: Path, pages: Sequence[Any]) -> Path:
-    """`docs_no_face_shard_N_v2.jsonl.zip` with one `.jsonl` inside; a page may be a line of text as it is."""
+    """`docs_no_face_shard_N_v2.jsonl.zip` with one `.jsonl` inside; a page may also be a raw line of text."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [page if isinstance(page, str) else json.dumps(page) for page in pages]
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -121,7 +121,7 @@ def write_mmc4_zip(path: Path, pages: Sequence[Any]) -> Path:
 
 
 def write_obelics(path: Path, pages: Sequence[tuple[Sequence[str | None], Sequence[str | None]]]) -> Path:
-    """A Parquet shard of OBELICS: addresses and texts in parallel lists, facts as JSON."""
+    """A Parquet shard of OBELICS: URLs and texts in parallel lists, metadata as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [
         {

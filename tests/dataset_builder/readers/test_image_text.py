@@ -11,7 +11,7 @@ from tests.dataset_builder.readers.make_collections import picture, write_img2da
 
 
 def test_a_folder_of_img2dataset(tmp_path):
-    """The tars are read, the Parquet and JSON files of facts beside them are not."""
+    """The tars are read; the Parquet and JSON files of metadata next to them are not."""
     keys = write_img2dataset(tmp_path, [3, 2])
     rows = list(image_text_pairs(tmp_path, source="CC3M"))
     documents = [from_document_row(row) for row in rows]
@@ -126,7 +126,7 @@ def test_no_shards_are_refused(tmp_path):
 
 
 def test_a_shard_that_vanishes_is_an_error_and_no_damage(tmp_path):
-    """What can be fetched again is not counted as read."""
+    """A shard that can be fetched again is not counted as read."""
     write_img2dataset(tmp_path, [2])
     data = image_text_pairs(tmp_path, report=tmp_path / "report")
     (tmp_path / "00000.tar").unlink()

@@ -76,7 +76,7 @@ def test_json_lines_in_a_file_and_in_a_zip(tmp_path):
 
 
 def test_a_zip_bomb_never_fills_the_memory(tmp_path, monkeypatch):
-    """A line that unpacks to 40 MB in chunks of 1 MB, of which no more than the limit is held."""
+    """A line that unpacks to 40 MB in chunks of 1 MB; no more than the limit is held in memory."""
     monkeypatch.setattr(lines, "MAX_JSON_BYTES", 1000)
     with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("b.jsonl", b"0\n" + bytes(40_000_000) + b"\n1\n")
@@ -142,7 +142,7 @@ def test_json_nested_beyond_measure():
 
 
 def test_the_fields_of_a_line_may_be_large(tmp_path):
-    """`csv` has a limit of its own for a field, which malformed quoting cannot pass either."""
+    """`csv` has its own limit on the size of a field, which malformed quoting cannot exceed either."""
     path = tmp_path / "t.tsv"
     path.write_text("path\tclips\na\t" + "x" * (csv.field_size_limit() + 1) + "\nb\tc\n")
     tally = Tally("t")

@@ -1,4 +1,4 @@
-"""Names from data stay in their folder, on the disk and behind an address."""
+"""Names from data stay in their folder, on disk and at an address."""
 
 import fsspec
 import pytest
@@ -55,7 +55,7 @@ def test_names_that_no_file_can_have_are_missing_or_refused(tmp_path):
     for name in ("x" * 300, "loop.mp4", "file/x.mp4", "x/" * 3000 + "x"):
         with pytest.raises(FileNotFoundError):
             folder.read(name, 9)
-    for name in ("\ud800.mp4", "\udcff.mp4"):  # of JSON; of a tar whose names are no UTF-8
+    for name in ("\ud800.mp4", "\udcff.mp4"):  # from JSON; from a tar whose names are not UTF-8
         with pytest.raises(DamagedInput, match="not UTF-8"):
             folder.read(name, 9)
 

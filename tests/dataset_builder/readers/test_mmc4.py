@@ -84,7 +84,7 @@ def test_more_pictures_than_sentences(tmp_path):
 
 
 def test_pictures_in_a_folder(tmp_path):
-    """`image_name`, flat or below the shard's number, as the scripts of download and conversion lay them."""
+    """`image_name`, flat or below the shard's number, as the download and conversion scripts place them."""
     pages = [mmc4_page(0, SENTENCES, MATRIX + 0.5, [None] * 3)]
     pages[0]["image_info"][2]["image_name"] = "../secret.jpg"
     write_mmc4_zip(tmp_path / "docs" / "docs_no_face_shard_12_v2.jsonl.zip", pages)
@@ -103,7 +103,7 @@ def test_pictures_in_a_folder(tmp_path):
 
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_tars_for_training(wrapped, tmp_path):
-    """OpenFlamingo's script writes Python's notation of bytes around the base64."""
+    """OpenFlamingo's script writes the base64 in Python's notation of bytes."""
     page = mmc4_page(0, SENTENCES, MATRIX + 0.5, [picture(number) for number in range(3)])
     if wrapped:
         for info in page["image_info"]:
@@ -156,7 +156,7 @@ def test_malformed_documents_are_skipped(page, tmp_path):
 
 
 def test_text_that_nothing_can_store_is_skipped(tmp_path):
-    """Half of a surrogate pair, as web pages have it: a tokenizer or a table would stop at it later."""
+    """Half of a surrogate pair, as found on web pages: a tokenizer or a table would fail on it later."""
     good = mmc4_page(1, SENTENCES, MATRIX, [picture(number) for number in range(3)])
     write_mmc4_zip(tmp_path / "a.jsonl.zip", [broken(text_list=["half \ud83d", *SENTENCES[1:]]), good])
     assert [document.document_id for document in read(tmp_path, tmp_path / "report")] == ["a/1"]

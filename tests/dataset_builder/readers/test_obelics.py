@@ -30,7 +30,7 @@ def read(source, report=None, images=None):
 
 
 def place(kind, tmp_path):
-    """Pictures of URLS[0], [1] and [3] in one of the places they are looked for."""
+    """Pictures of URLS[0], [1] and [3] in one of the places where the reader looks."""
     folder = tmp_path / "images"
     folder.mkdir()
     if kind == "files":

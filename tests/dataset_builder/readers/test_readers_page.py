@@ -1,4 +1,4 @@
-"""The examples of docs/readers.md run as they stand, and its table names what there is."""
+"""The examples of docs/readers.md run unchanged, and its table names all readers."""
 
 import json
 import re
@@ -18,7 +18,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """The folders that the examples speak of."""
+    """The folders that the examples use."""
     folder = tmp_path_factory.mktemp("page")
     encode(folder / "howto100m" / "a.mp4", story(0))
     clips = make.howto_clips(("0:00:00 - 0:00:03", "first"), ("0:00:03 - 0:00:06", "second"))

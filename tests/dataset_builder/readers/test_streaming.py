@@ -1,4 +1,4 @@
-"""What all readers share: every sample once whatever the number of nodes and workers, exact resume, one count."""
+"""All readers: every sample once whatever the number of nodes and workers, exact resume, one count."""
 
 import json
 from collections import Counter
@@ -41,7 +41,7 @@ READERS: dict[str, Callable[[Path, Path], IterableDataset]] = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """All collections, 15 good samples each, with a bad one among them here and there."""
+    """All collections, 15 good samples each, with some bad ones among them."""
     folder = tmp_path_factory.mktemp("collections")
     make.write_img2dataset(folder / "pairs", SIZES)
     make.write_webvid(folder / "webvid", 17, range(15))
@@ -154,7 +154,7 @@ def test_resuming_with_workers(reader, folder, tmp_path):
 
 
 def test_rows_of_a_shuffled_epoch_are_all_there(folder, tmp_path):
-    """Shards in another order, without a buffer: nothing is lost."""
+    """Shards in another order and no buffer: nothing is lost."""
     data = READERS["image_text"](folder, tmp_path)
     shuffled = names(data.shuffle(seed=1, buffer_size=1))
     assert sorted(shuffled) == sorted(names(data))

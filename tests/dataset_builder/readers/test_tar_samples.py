@@ -1,4 +1,4 @@
-"""Tars that somebody else made: what is read, what is refused; nothing of it ever runs or lands on the disk."""
+"""Untrusted tars: what is read, what is refused; nothing in them ever runs or is written to disk."""
 
 import io
 import pickle
@@ -98,12 +98,12 @@ def test_no_pickle_is_ever_read(tmp_path, monkeypatch):
 
 
 def test_a_sparse_member_is_not_inflated(tmp_path):
-    """A few bytes of an old GNU header may stand for terabytes of zeros."""
+    """A few bytes of an old GNU header can represent terabytes of zeros."""
     info = tarfile.TarInfo("1.txt")
     info.type, info.size = tarfile.GNUTYPE_SPARSE, 512
     header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
     header[386 : 386 + 24] = b"%011o\0%011o\0" % (0, 10)  # a block of ten bytes at 0
-    header[483 : 483 + 12] = b"%011o\0" % 7_000_000_000  # the size it stands for
+    header[483 : 483 + 12] = b"%011o\0" % 7_000_000_000  # the size that it represents
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
     path = tmp_path / "s.tar"
@@ -152,7 +152,7 @@ def gzipped(data: bytes) -> bytes:
 
 @pytest.mark.timeout(20)
 def test_sizes_below_zero_do_not_loop(tmp_path):
-    """Base-256 numbers of a GNU header may be negative: with -512 the next header is this one again."""
+    """Base-256 numbers in a GNU header may be negative: with -512, the next header is this one again."""
     header = bytearray(tarfile.TarInfo("2.txt").tobuf(tarfile.GNU_FORMAT))
     header[124:136] = (-512).to_bytes(12, "big", signed=True)
     header[148:156] = b" " * 8

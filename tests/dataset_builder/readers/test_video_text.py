@@ -12,7 +12,7 @@ from tests.dataset_builder.readers.make_collections import video, write_tar, wri
 
 
 def test_webvid(tmp_path):
-    """Rows whose video is there become a clip each; videos may also lie flat, as after the released conversion."""
+    """Rows whose video exists become a clip each; the folder may also be flat, as after the released conversion."""
     table = write_webvid(tmp_path, 11, [0, 1, 4, 7])
     encode(tmp_path / "videos" / "1005.mp4", story(5))
     (tmp_path / "videos" / "000002_000052" / "1008.mp4").write_bytes(b"cut off")
@@ -31,7 +31,7 @@ def test_webvid(tmp_path):
 
 
 def test_webvid_behind_an_address(tmp_path):
-    """Nothing can be decoded later from a path there, so the rows hold the videos."""
+    """Paths at an address cannot be decoded later, so the rows hold the videos."""
     table = write_webvid(tmp_path, 3, [1])
     memory = fsspec.filesystem("memory")
     memory.pipe_file(

@@ -1,4 +1,4 @@
-"""Planted faults and late speech: what the shipped recipe finds, and what the released way does beside it."""
+"""Planted faults and late speech: what the shipped recipe finds, compared with the released method."""
 
 import pytest
 

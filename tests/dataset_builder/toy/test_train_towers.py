@@ -23,7 +23,7 @@ def shipped():
 
 
 def test_shipped_tower_tells_shape_and_colour_of_held_out_frames(shipped):
-    """On other frames than the card's: another seed."""
+    """On other frames than in the card: another seed."""
     clip, _, tokenizer = shipped
     scores = zero_shot_scores(clip, tokenizer, seed=1, num_scenes=96, device="cpu")
     assert scores["num_frames"] == 576
