@@ -14,7 +14,7 @@ import typer
 
 
 if TYPE_CHECKING:
-    from demo.engine import Captioner
+    from demo.engine import CaptionEngine
 
 
 app = typer.Typer(
@@ -237,13 +237,13 @@ def finetune(
     num_frames: Annotated[int, typer.Option(min=1, help="Frames of each clip that the model sees.")] = 6,
 ) -> None:
     """Fine-tune on a corpus with transformers' Trainer and LoRA. The same command resumes where it stopped."""
-    from training.finetune import Adapter as Place
+    from training.finetune import Adapter as AdapterParts
     from training.finetune import FinetuneSettings, read_options
     from training.finetune import finetune as run
 
     settings = FinetuneSettings(
-        corpus=corpus, output=output, model=model, vision=vision, text=text, adapter=Place(adapter.value), rank=rank,
-        adapter_only=adapter_only, num_frames=num_frames, options=read_options(options or ()),
+        corpus=corpus, output=output, model=model, vision=vision, text=text, adapter=AdapterParts(adapter.value),
+        rank=rank, adapter_only=adapter_only, num_frames=num_frames, options=read_options(options or ()),
     )  # fmt: skip
     typer.echo(f"model saved in {run(settings)}")
 
@@ -289,9 +289,9 @@ def retrieve(
     New and changed files are embedded first, and saved in the index. The first time, run
     cosmo retrieve PHOTOS --model MODEL --index INDEX --query TEXT; after that, --index and --query are enough.
     """
-    from demo.saved_index import find_place, load_index, save_index
+    from demo.saved_index import find_location, load_index, save_index
 
-    place = find_place(index, folder, model)
+    place = find_location(index, folder, model)
     media = load_index(_load_captioner(place.model), place)
     if place.folder.is_dir():
         unread = media.update(save=lambda: save_index(media, place), progress=True)
@@ -384,17 +384,19 @@ def demo(
     serve(model, port=port, clips=clips)
 
 
-def _load_captioner(model: str) -> "Captioner":
+def _load_captioner(model: str) -> "CaptionEngine":
     """Load a saved model with this project's code instead of the folder's."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
-    from demo.engine import Captioner, check_model_name
+    from demo.engine import CaptionEngine, check_model_name
     from modeling_cosmo import CosmoForConditionalGeneration, CosmoProcessor
 
     check_model_name(model)
     try:
-        return Captioner(CosmoForConditionalGeneration.from_pretrained(model), CosmoProcessor.from_pretrained(model))
+        return CaptionEngine(
+            CosmoForConditionalGeneration.from_pretrained(model), CosmoProcessor.from_pretrained(model)
+        )
     except (SafetensorError, StrictDataclassError) as error:  # from libraries, which name no file
         raise ValueError(f"the model {model} is damaged: {error}") from error
 

@@ -21,12 +21,12 @@ import gradio as gr
 
 if TYPE_CHECKING or __package__:
     from demo.cards import CSS, Card, cards_html, strip_html
-    from demo.engine import Captioner, Demonstration
+    from demo.engine import CaptionEngine, Demonstration
     from demo.media import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Limits, Medium, frame_strip, read_medium
     from demo.shown_clips import ShownClips
 else:
     from cards import CSS, Card, cards_html, strip_html
-    from engine import Captioner, Demonstration
+    from engine import CaptionEngine, Demonstration
     from media import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Limits, Medium, frame_strip, read_medium
     from shown_clips import ShownClips
 
@@ -43,7 +43,7 @@ THEME = gr.themes.Soft(
 )
 
 
-def build_page(captioner: Captioner, index: ShownClips | None, limits: Limits) -> gr.Blocks:
+def build_page(captioner: CaptionEngine, index: ShownClips | None, limits: Limits) -> gr.Blocks:
     """Build the page for a loaded model.
 
     Args:
@@ -66,7 +66,7 @@ def build_page(captioner: Captioner, index: ShownClips | None, limits: Limits) -
     return page
 
 
-def _caption_tab(captioner: Captioner, index: ShownClips | None, limits: Limits) -> None:
+def _caption_tab(captioner: CaptionEngine, index: ShownClips | None, limits: Limits) -> None:
     def run(path: str | None) -> Iterator[tuple[Any, str]]:
         if path is None:
             yield "", ""
@@ -95,7 +95,7 @@ def _caption_tab(captioner: Captioner, index: ShownClips | None, limits: Limits)
     _on(take.click, run_sample, [turn], [turn, strip, answer])
 
 
-def _few_shot_tab(captioner: Captioner, limits: Limits) -> None:
+def _few_shot_tab(captioner: CaptionEngine, limits: Limits) -> None:
     def add(path: str | None, text: str, shown: list[Demonstration]) -> tuple[Any, ...]:
         if path is None or not text.strip():
             raise gr.Error("An example is a clip or picture together with its text.", print_exception=False)
@@ -195,14 +195,14 @@ def _on(event: Callable[..., Any], function: Callable[..., Any], inputs: list[An
     )
 
 
-def _read(path: str, captioner: Captioner, limits: Limits) -> Medium:
+def _read(path: str, captioner: CaptionEngine, limits: Limits) -> Medium:
     try:
         return read_medium(Path(path), captioner.num_frames, limits)
     except (ValueError, OSError) as error:
         raise gr.Error(str(error), print_exception=False) from None
 
 
-def _captions(captioner: Captioner, medium: Medium, shown: Sequence[Demonstration] = ()) -> Iterator[str]:
+def _captions(captioner: CaptionEngine, medium: Medium, shown: Sequence[Demonstration] = ()) -> Iterator[str]:
     try:
         yield from captioner.stream_caption(medium, shown)
     except ValueError as error:
@@ -257,7 +257,7 @@ def serve(model: str, *, port: int | None = None, clips: Path | None = None) -> 
     """
     if port is not None:
         check_port_is_free(port)  # before the slow loading of the model
-    captioner = Captioner.load(model)
+    captioner = CaptionEngine.load(model)
     limits = Limits()
     page = build_page(captioner, ShownClips(captioner, clips) if clips else None, limits)
     page.queue(max_size=MAX_QUEUE, default_concurrency_limit=1, api_open=False)

@@ -35,7 +35,7 @@ class Demonstration:
     """Its caption."""
 
 
-class Captioner:
+class CaptionEngine:
     """A model and its processor, ready to caption and to embed.
 
     Args:
@@ -51,7 +51,7 @@ class Captioner:
         self.max_tokens: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
     @classmethod
-    def load(cls, path_or_id: str) -> "Captioner":
+    def load(cls, path_or_id: str) -> "CaptionEngine":
         """Load a saved folder or a repository of the Hub, and execute the code in it.
 
         Raises:

@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 
 if TYPE_CHECKING or __package__:
-    from demo.engine import Captioner
+    from demo.engine import CaptionEngine
     from demo.media import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Medium, Span, read_medium, read_parts
 else:
-    from engine import Captioner
+    from engine import CaptionEngine
     from media import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Medium, Span, read_medium, read_parts
 
 
@@ -45,7 +45,7 @@ class IndexedFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class SearchHit:
     """One result of a search."""
 
     path: str
@@ -65,7 +65,7 @@ class FolderIndex:
         files: files that are already embedded, by path; `update` keeps those that have not changed.
     """
 
-    def __init__(self, captioner: Captioner, folder: Path, files: dict[str, IndexedFile] | None = None) -> None:
+    def __init__(self, captioner: CaptionEngine, folder: Path, files: dict[str, IndexedFile] | None = None) -> None:
         self.captioner = captioner
         self.folder = folder
         self.files: dict[str, IndexedFile] = files or {}
@@ -125,14 +125,14 @@ class FolderIndex:
         rows = [file.embeddings for file in self.files.values()]
         return np.concatenate(rows) if rows else np.empty((0, 0), dtype=np.float32)
 
-    def search(self, text: str, num_results: int) -> list[Found]:
+    def search(self, text: str, num_results: int) -> list[SearchHit]:
         """Find the nearest pictures and clips, nearest first; ties are in order of path and time."""
         if not self.files:
             return []
         cosines = self.embeddings @ self.captioner.embed_text(text).numpy()  # (N,)
         clips = self.clips
         best = np.argsort(-cosines, kind="stable")[:num_results]
-        return [Found(path=clips[row][0], span=clips[row][1], cosine=float(cosines[row])) for row in best]
+        return [SearchHit(path=clips[row][0], span=clips[row][1], cosine=float(cosines[row])) for row in best]
 
     def _stamps(self, names: Iterable[str], complaints: list[str]) -> dict[str, Stamp]:
         stamps = {}

@@ -16,11 +16,11 @@ from PIL import Image
 
 
 if TYPE_CHECKING or __package__:
-    from demo.engine import Captioner
+    from demo.engine import CaptionEngine
     from demo.index import FolderIndex, IndexedFile, list_media
     from demo.media import Medium
 else:
-    from engine import Captioner
+    from engine import CaptionEngine
     from index import FolderIndex, IndexedFile, list_media
     from media import Medium
 
@@ -37,7 +37,7 @@ MIN_PROBE_COSINE = 0.9995
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class IndexLocation:
     """Where an index is and what it indexes."""
 
     directory: Path
@@ -48,7 +48,7 @@ class Place:
     """A saved model folder, or a repository of the Hub."""
 
 
-def find_place(directory: Path, folder: Path | None = None, model: str | None = None) -> Place:
+def find_location(directory: Path, folder: Path | None = None, model: str | None = None) -> IndexLocation:
     """Fill in what the user left out with what a saved index remembers.
 
     Args:
@@ -75,10 +75,10 @@ def find_place(directory: Path, folder: Path | None = None, model: str | None = 
     model = model or known.get("model")
     if model is None:
         raise ValueError(f"there is no index at {directory} yet: name the model to make it with (--model)")
-    return Place(directory=directory, folder=(folder or Path(known["folder"])).resolve(), model=model)
+    return IndexLocation(directory=directory, folder=(folder or Path(known["folder"])).resolve(), model=model)
 
 
-def load_index(captioner: Captioner, place: Place) -> FolderIndex:
+def load_index(captioner: CaptionEngine, place: IndexLocation) -> FolderIndex:
     """Load the saved index of a place, or return an empty one if there is none.
 
     Raises:
@@ -101,7 +101,7 @@ def load_index(captioner: Captioner, place: Place) -> FolderIndex:
     return load_index(captioner, place)  # another process has replaced it since
 
 
-def save_index(index: FolderIndex, place: Place) -> None:
+def save_index(index: FolderIndex, place: IndexLocation) -> None:
     """Write an index, replacing any earlier one.
 
     Raises:
@@ -148,7 +148,7 @@ def _absolute(model: str) -> str:
     return str(Path(model).resolve()) if Path(model).is_dir() else model
 
 
-def _probe(captioner: Captioner) -> list[list[float]]:
+def _probe(captioner: CaptionEngine) -> list[list[float]]:
     """The model's embeddings of one fixed clip and one fixed text, which identify it wherever it is stored."""
     frames = [Image.new("RGB", (64, 64), (40 * (turn % 6), 255 - 30 * (turn % 8), 90)) for turn in range(3)]
     medium = Medium(name="probe", frames=tuple(frames[: captioner.num_frames]))

@@ -8,11 +8,11 @@ from PIL import Image
 
 
 if TYPE_CHECKING or __package__:
-    from demo.engine import Captioner
+    from demo.engine import CaptionEngine
     from demo.index import FolderIndex, list_media
     from demo.media import Medium, Span, frame_strip
 else:
-    from engine import Captioner
+    from engine import CaptionEngine
     from index import FolderIndex, list_media
     from media import Medium, Span, frame_strip
 
@@ -34,7 +34,7 @@ class ShownClips:
         ValueError: if the folder is missing or holds nothing readable.
     """
 
-    def __init__(self, captioner: Captioner, folder: Path) -> None:
+    def __init__(self, captioner: CaptionEngine, folder: Path) -> None:
         if not folder.is_dir():
             raise ValueError(f"--clips {folder} is not a folder")
         self.samples: list[Medium] = []

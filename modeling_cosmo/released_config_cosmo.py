@@ -18,7 +18,7 @@ RELEASED_HEADS, RELEASED_HEAD_DIM = 8, 64  # of every attention outside the towe
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class InferredConfig:
     """Values read off the names and shapes of a checkpoint's tensors, each with the tensor that shows it."""
 
     values: dict[str, tuple[Any, str]]
@@ -133,7 +133,7 @@ def read_vision_config(vision: dict[str, Any]) -> CLIPVisionConfig:
     )
 
 
-def read_off(state: State) -> Found:
+def read_off(state: State) -> InferredConfig:
     """Read the architecture off the names and shapes of the tensors.
 
     Args:
@@ -169,7 +169,7 @@ def read_off(state: State) -> Found:
     }
     if layers:
         values["the number of decoder layers"] = (max(layers) + 1, layers[max(layers)])
-    return Found(values=values)
+    return InferredConfig(values=values)
 
 
 def _matrix_shape(state: State, name: str) -> torch.Size:
@@ -184,7 +184,9 @@ def _numbered(state: State, pattern: str) -> dict[int, str]:
     return {int(match[1]): name for name in state if (match := re.fullmatch(pattern, name))}
 
 
-def _compare(found: Found, known: dict[str, Any], text_config: Any, vision_config: Any, preset: Preset | None) -> None:
+def _compare(
+    found: InferredConfig, known: dict[str, Any], text_config: Any, vision_config: Any, preset: Preset | None
+) -> None:
     num_layers, source = text_config.num_hidden_layers, "the architecture"
     found.compare("compress_ratio", known.get("cross_attention_compress_ratio"), source)
     found.compare("qk_norm", known.get("qv_norm"), source)

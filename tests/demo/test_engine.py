@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from PIL import Image
 
-from demo.engine import MAX_NEW_TOKENS, Captioner, Demonstration, check_model_name
+from demo.engine import MAX_NEW_TOKENS, CaptionEngine, Demonstration, check_model_name
 from demo.media import Medium, read_medium
 
 
@@ -16,8 +16,8 @@ def picture(colour: str, name: str = "p") -> Medium:
 
 
 @pytest.fixture(scope="module")
-def captioner(tiny_model_folder) -> Captioner:
-    return Captioner.load(str(tiny_model_folder))
+def captioner(tiny_model_folder) -> CaptionEngine:
+    return CaptionEngine.load(str(tiny_model_folder))
 
 
 def test_the_stream_grows_to_what_generate_gives(captioner, clip):

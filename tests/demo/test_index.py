@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 
 import cosmo_cli
-from demo.engine import Captioner
+from demo.engine import CaptionEngine
 from demo.index import FolderIndex, IndexedFile, list_media
 from demo.media import read_medium
-from demo.saved_index import INDEX_FILE, INSIDE_MEDIA, Place, find_place, load_index, save_index
+from demo.saved_index import INDEX_FILE, INSIDE_MEDIA, IndexLocation, find_location, load_index, save_index
 from modeling_cosmo import CosmoForConditionalGeneration, CosmoProcessor
 
 
@@ -28,19 +28,19 @@ COLOURS = ["red", "lime", "blue", "white", "black", "yellow", "gray"]
 
 
 @pytest.fixture(scope="module")
-def captioner(tiny_model_folder) -> Captioner:
-    return Captioner.load(str(tiny_model_folder))
+def captioner(tiny_model_folder) -> CaptionEngine:
+    return CaptionEngine.load(str(tiny_model_folder))
 
 
 @pytest.fixture(scope="module")
-def other_captioner(tiny_model_folder) -> Captioner:
+def other_captioner(tiny_model_folder) -> CaptionEngine:
     """The same architecture with other weights."""
     model = CosmoForConditionalGeneration.from_pretrained(tiny_model_folder)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return Captioner(model, CosmoProcessor.from_pretrained(tiny_model_folder))
+    return CaptionEngine(model, CosmoProcessor.from_pretrained(tiny_model_folder))
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_videos_are_found_by_their_parts(captioner, photos, clip, monkeypatch):
 
 
 def test_only_new_and_changed_files_are_embedded_again(captioner, photos, embedded, tmp_path, clip):
-    place = Place(directory=tmp_path / "index", folder=photos, model="m")
+    place = IndexLocation(directory=tmp_path / "index", folder=photos, model="m")
     shutil.copy(clip, photos / "told.mp4")
     index = load_index(captioner, place)
     index.update(save=lambda: save_index(index, place))
@@ -181,7 +181,7 @@ def test_a_video_that_breaks_off_is_left_out_whole(captioner, photos, clip, monk
 
 def test_an_interrupted_update_keeps_what_it_has(captioner, photos, embedded, tmp_path, monkeypatch):
     monkeypatch.setattr("demo.index.EMBED_BATCH", 2)
-    place = Place(directory=tmp_path / "index", folder=photos, model="m")
+    place = IndexLocation(directory=tmp_path / "index", folder=photos, model="m")
     index = load_index(captioner, place)
 
     def interrupt(path, medium):
@@ -207,7 +207,7 @@ def test_long_updates_are_saved_now_and_then(captioner, photos, monkeypatch):
 
 
 def test_a_crash_while_saving_leaves_the_old_index(captioner, photos, tmp_path, monkeypatch):
-    place = Place(directory=tmp_path / "index", folder=photos, model="m")
+    place = IndexLocation(directory=tmp_path / "index", folder=photos, model="m")
     index = FolderIndex(captioner, photos)
     index.update()
     save_index(index, place)
@@ -228,7 +228,7 @@ def test_a_crash_while_saving_leaves_the_old_index(captioner, photos, tmp_path, 
 
 def test_a_full_disk_leaves_the_old_index(captioner, photos, tmp_path):
     """A limit on file sizes stops writing in the middle, as a full disk does."""
-    place = Place(directory=tmp_path / "index", folder=photos, model="m")
+    place = IndexLocation(directory=tmp_path / "index", folder=photos, model="m")
     index = FolderIndex(captioner, photos)
     index.update()
     save_index(index, place)
@@ -248,7 +248,7 @@ def test_a_full_disk_leaves_the_old_index(captioner, photos, tmp_path):
 
 
 class Constant:
-    """Captioner without a model, usable in a forked process."""
+    """CaptionEngine without a model, usable in a forked process."""
 
     num_frames = 3
 
@@ -268,7 +268,7 @@ def rows_by_name(captioner, folder, number: int) -> FolderIndex:
 
 def test_processes_may_save_and_load_one_index_at_once(photos, tmp_path):
     """Two processes keep replacing the index while this one reads it, and it always gets one of theirs."""
-    place, captioner = Place(directory=tmp_path / "index", folder=photos, model="m"), Constant()
+    place, captioner = IndexLocation(directory=tmp_path / "index", folder=photos, model="m"), Constant()
     save_index(rows_by_name(captioner, photos, 0), place)
     mine = place.directory / "embeddings-mine.npy"
     mine.write_bytes(b"somebody's own")
@@ -319,15 +319,15 @@ def test_a_folder_that_has_become_empty_is_not_forgotten(captioner, photos):
 
 
 def test_an_index_by_another_model_is_refused(captioner, other_captioner, photos, tmp_path):
-    place = Place(directory=tmp_path / "index", folder=photos, model="first")
+    place = IndexLocation(directory=tmp_path / "index", folder=photos, model="first")
     index = FolderIndex(captioner, photos)
     index.update()
     save_index(index, place)
-    other = Place(directory=place.directory, folder=photos, model="second")
+    other = IndexLocation(directory=place.directory, folder=photos, model="second")
     with pytest.raises(ValueError, match=r"made by another model than second \(by first\)") as refused:
         load_index(other_captioner, other)
     assert "\n" not in str(refused.value)
-    low = Captioner(copy.deepcopy(captioner.model).bfloat16(), captioner.processor)
+    low = CaptionEngine(copy.deepcopy(captioner.model).bfloat16(), captioner.processor)
     assert len(load_index(low, other).clips) == 7, "the same model under another name, rounded"
 
 
@@ -375,7 +375,7 @@ def other_format(directory: Path) -> None:
     ids=["short array", "short list", "fewer rows", "other rows", "pickled", "format", "no array", "list", "foreign"],
 )
 def test_a_damaged_index_is_named(captioner, photos, tmp_path, damage):
-    place = Place(directory=tmp_path / "index", folder=photos, model="m")
+    place = IndexLocation(directory=tmp_path / "index", folder=photos, model="m")
     index = FolderIndex(captioner, photos)
     index.update()
     save_index(index, place)
@@ -388,35 +388,35 @@ def test_a_damaged_index_is_named(captioner, photos, tmp_path, damage):
 def test_a_place_is_completed_by_what_the_index_remembers(captioner, photos, tmp_path):
     directory = tmp_path / "index"
     with pytest.raises(FileNotFoundError, match=r"no index at .*index: name the folder"):
-        find_place(directory)
+        find_location(directory)
     with pytest.raises(ValueError, match="name the model"):
-        find_place(directory, photos)
+        find_location(directory, photos)
     with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
-        find_place(directory, tmp_path / "nowhere", "m")
-    place = find_place(directory, photos, "owner/name")
+        find_location(directory, tmp_path / "nowhere", "m")
+    place = find_location(directory, photos, "owner/name")
     index = FolderIndex(captioner, photos)
     index.update()
     save_index(index, place)
-    assert find_place(directory) == place
-    assert find_place(directory, model="other/name").model == "other/name"
+    assert find_location(directory) == place
+    assert find_location(directory, model="other/name").model == "other/name"
 
     (tmp_path / "elsewhere").mkdir()
     with pytest.raises(ValueError, match=r"is the index of .*photos, not of .*elsewhere"):
-        find_place(directory, tmp_path / "elsewhere")
+        find_location(directory, tmp_path / "elsewhere")
     moved = photos.rename(tmp_path / "moved")
-    assert find_place(directory, moved).folder == moved
-    loaded = load_index(captioner, find_place(directory, moved))
+    assert find_location(directory, moved).folder == moved
+    loaded = load_index(captioner, find_location(directory, moved))
     assert len(loaded.clips) == 7
     assert loaded.update() == []
 
 
 def test_the_media_folder_itself_may_be_given_as_the_index(photos, tmp_path):
-    place = find_place(photos, model="m")
+    place = find_location(photos, model="m")
     assert (place.folder, place.directory) == (photos, photos / INSIDE_MEDIA)
-    assert find_place(photos, photos, "m") == place
+    assert find_location(photos, photos, "m") == place
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds neither an index nor pictures or videos"):
-        find_place(tmp_path / "empty", model="m")
+        find_location(tmp_path / "empty", model="m")
 
 
 def retrieve(monkeypatch, *arguments: object) -> int:
@@ -441,7 +441,7 @@ def test_the_command_finds_pictures_and_clips(tiny_model_folder, captioner, phot
     assert [line[0] for line in lines] == [f"{one.cosine:.4f}" for one in found]
     assert {tuple(line[2:]) for line in lines} == {(), ("0.00-1.50",), ("1.50-3.00",)}
 
-    monkeypatch.setattr(Captioner, "embed_media", _only_the_probe(Captioner.embed_media))
+    monkeypatch.setattr(CaptionEngine, "embed_media", _only_the_probe(CaptionEngine.embed_media))
     assert retrieve(monkeypatch, "--index", "index", *query) == 0
     assert [line.split("\t") for line in capsys.readouterr().out.splitlines()] == lines
 
