@@ -29,7 +29,7 @@ class Work:
     workers: int | None
     """Processes, or ranks at a time; None leaves it to the engine."""
     progress: bool
-    """Show a progress bar, where the engine has one."""
+    """Show a progress bar, if the engine has one."""
     build: Callable[..., Any]
     """`build_corpus`, which a job in a queue calls to assemble the corpus once all outcomes exist."""
 

@@ -34,7 +34,7 @@ class TextEmbedder:
         except Exception as error:  # each library raises its own types
             raise ValueError(f"cannot load the tokenizer of the tower {name!r}: {first_line(error)}") from error
         if len(self._tokenizer) <= len(self._tokenizer.all_special_ids):  # transformers made it without any file
-            raise ValueError(f"the tower {name!r} has no tokenizer beside its weights")
+            raise ValueError(f"the tower {name!r} has no tokenizer next to its weights")
         config = self._model.config.text_config
         self.max_tokens: int = config.max_position_embeddings
         self._fixed_length = self._model.config.model_type in FIXED_LENGTH_TYPES

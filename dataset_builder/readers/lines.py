@@ -125,7 +125,7 @@ def parse_json(data: str | bytes) -> Any:
             json.dumps(value, ensure_ascii=False).encode()
         return value
     except (ValueError, RecursionError) as error:
-        raise DamagedInput(f"no JSON ({error})") from error
+        raise DamagedInput(f"not JSON ({error})") from error
 
 
 @contextmanager

@@ -214,7 +214,7 @@ def _checked(page: Any) -> tuple[list[str], list[dict[str, Any]]]:
         DamagedInput: if they are missing or have another type.
     """
     if not isinstance(page, dict):
-        raise DamagedInput("no JSON object")
+        raise DamagedInput("not a JSON object")
     sentences, infos = page.get("text_list"), page.get("image_info")
     if not isinstance(sentences, list) or not all(isinstance(sentence, str) for sentence in sentences):
         raise DamagedInput("text_list is not a list of texts")

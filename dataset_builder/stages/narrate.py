@@ -239,7 +239,7 @@ def read_caption(text: str) -> str:
         ValueError: if there is no object `{"caption": "..."}`; the message is a reason.
     """
     text = text.rsplit("</think>", 1)[-1]  # drops the reasoning that some models write first
-    text, fault = text[-MAX_ANSWER_CHARACTERS:], "answer is no JSON"
+    text, fault = text[-MAX_ANSWER_CHARACTERS:], "answer is not JSON"
     for start in reversed([match.start() for match in re.finditer(r"\{", text)]):
         try:
             found, _ = json.JSONDecoder().raw_decode(text[start:])

@@ -186,14 +186,14 @@ def test_the_caption_in_an_answer(text, found):
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("", "answer is no JSON"),
-        ("A cook cuts bread.", "answer is no JSON"),
-        ('{"caption": "A cook', "answer is no JSON"),
-        ('["caption"]', "answer is no JSON"),
+        ("", "answer is not JSON"),
+        ("A cook cuts bread.", "answer is not JSON"),
+        ('{"caption": "A cook', "answer is not JSON"),
+        ('["caption"]', "answer is not JSON"),
         ('{"caption": ["a"]}', "answer without a caption"),
         ('{"Caption": "a"}', "answer without a caption"),
-        ('{"a":' * 30_000, "answer is no JSON"),
-        ("{" * 100_000, "answer is no JSON"),
+        ('{"a":' * 30_000, "answer is not JSON"),
+        ("{" * 100_000, "answer is not JSON"),
     ],
 )
 def test_answers_without_a_caption(text, fault):
@@ -444,7 +444,7 @@ def test_a_random_model_narrates_nothing_and_one_that_writes_json_does(tmp_path)
     }
     made = NarrateStage(NarrateSettings(**settings))
     (done,) = made([draft_of(said(0), said(1))])
-    assert {clip.drop_reason for clip in done.record.clips} == {"no usable narration: answer is no JSON"}
+    assert {clip.drop_reason for clip in done.record.clips} == {"no usable narration: answer is not JSON"}
     made = NarrateStage(NarrateSettings(**settings | {"cache": str(tmp_path / "other")}))
     assert isinstance(made.chat, TransformersChat)
     generate, speech = made.chat._model.generate, words('{"caption": "A cook."}', return_tensors="pt")["input_ids"]

@@ -109,7 +109,7 @@ def test_the_toy_tower_tells_its_texts_apart():
 
 
 def test_towers_that_cannot_read_are_refused_in_one_line(tmp_path, tower_dir):
-    with pytest.raises(ValueError, match="has no tokenizer beside its weights"):
+    with pytest.raises(ValueError, match="has no tokenizer next to its weights"):
         TextEmbedder(TowerEmbedder(str(tower_dir)))
     CLIPVisionModel(CLIPVisionConfig(**PART, image_size=32, patch_size=8)).save_pretrained(tmp_path)
     CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(tmp_path)
