@@ -62,11 +62,14 @@ def quiet_environment(parity=None):
     return known | {"OMP_NUM_THREADS": "1"} | ({"COSMO_PARITY": str(parity)} if parity else {})
 
 
-@pytest.mark.slow  # some 40 s: six processes that import torch
+@pytest.mark.slow  # a minute: six processes that import torch
+@pytest.mark.timeout(900)
 def test_every_section_runs_on_a_cpu(tmp_path, monkeypatch):
+    """With time to spare: on a busy machine no section may come to its limit."""
     done = subprocess.run(
-        command(tmp_path), cwd=ROOT, env=quiet_environment(), capture_output=True, text=True, timeout=280, check=False
-    )
+        command(tmp_path, "--minutes", "30"), cwd=ROOT, env=quiet_environment(), capture_output=True, text=True,
+        timeout=840, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = gpu.read_rows(tmp_path / "results.jsonl")
     monkeypatch.delenv("COSMO_PARITY", raising=False)
@@ -100,11 +103,13 @@ def test_every_section_runs_on_a_cpu(tmp_path, monkeypatch):
     assert "Heaviest kernels, training step" in text
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("numbers", [(2, 2, 2), (2, 1, 1), (1, 2, 1)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_operations_that_a_step_needs_are_those_that_it_does(kind, variant):
+def test_operations_that_a_step_needs_are_those_that_it_does(kind, numbers):
     """By torch's own counter, which leaves out nothing; the projections of one vector a sample are under 1 %."""
-    model = cosmo_model(TINY, variant, CPU, torch.float32)
+    names = ("unimodal_depth", "cross_attention_interval", "compress_ratio")
+    shape = replace(TINY, variants={"this": dict(zip(names, numbers, strict=True))})
+    model = cosmo_model(shape, "this", CPU, torch.float32)
     model.set_attn_implementation("eager")  # whose products the counter sees one by one
     model.freeze_towers()
     inputs, data = training_inputs(TINY, kind, 3, CPU), KINDS[kind]

@@ -74,9 +74,11 @@ def write_videos(folder: Path) -> list[Path]:
     paths = []
     for index in range(NUM_VIDEOS):
         path = folder / f"feed-{index}.mp4"
+        paths.append(path)
+        if path.is_file():  # from the cell before
+            continue
         frames = np.stack([np.roll(picture, shift=(index + 2) * step, axis=1) for step in range(num_frames)])
         encode_mp4(frames, path, frame_rate_hz=FRAME_RATE_HZ)
-        paths.append(path)
     return paths
 
 

@@ -105,7 +105,7 @@ SHAPES = {
             "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
             "image_size": 28, "patch_size": 14,
         },
-        variants={"2/2/2": _variant(2, 2, 2), "2/1/1": _variant(2, 1, 1)},
+        variants={"2/2/2": _variant(2, 2, 2)},
         options={"resampler_depth": 2, "num_visual_tokens": 5, "shared_dim": 8},
         micro_batches={"pairs": (2, 4), "clips": (2,), "interleaved": (2,)},
         prompt_length=20, pictures=(1, 3), batches=(1, 2), new_tokens=8, rounds=1,
